@@ -1,0 +1,42 @@
+"""Backbones by name. `build(name)` makes each; `lite` is ours, the others are the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pgn.backbones.lite import Lite
+from pgn.backbones.padding import Backbone
+from pgn.backbones.resnet import ResNet
+from pgn.backbones.unet import UNet
+from pgn.errors import PgnError, unknown_name
+
+_BUILDERS: dict[str, Callable[..., Backbone]] = {
+    "resnet4": lambda **options: ResNet(4, **options),
+    "resnet6": lambda **options: ResNet(6, **options),
+    "resnet8": lambda **options: ResNet(8, **options),
+    "unet": UNet,
+    "lite": Lite,
+}
+NAMES = tuple(_BUILDERS)
+
+
+def build(name: str, **options: Any) -> Backbone:
+    """Make a backbone with random weights.
+
+    Args:
+        name: resnet4 | resnet6 | resnet8 | unet | lite.
+        options: other channel counts than the published ones (see the class of each).
+
+    Raises:
+        PgnError: no such backbone, or an option that it does not have.
+    """
+    if name not in _BUILDERS:
+        raise unknown_name("backbone", name, NAMES)
+    try:
+        return _BUILDERS[name](**options)
+    except TypeError as error:
+        raise PgnError(f"backbone {name}: {error}.") from None
+
+
+__all__ = ["NAMES", "Backbone", "Lite", "ResNet", "UNet", "build"]

@@ -1,0 +1,87 @@
+"""`lite`, our student with the shape of a backward pass: a thin VGG and its transposed pass.
+
+The gradient of sum_k |phi_k(generated) - phi_k(target)| is a forward pass, a sign of differences
+and a transposed pass with the same weights. This backbone has that form, written out as ordinary
+feed-forward layers: nothing is differentiated at run time.
+
+    f_k = relu(conv_k(f_k-1)), average pooling as in VGG
+    d_k = f_k(generated) - f_k(target)
+    g   = transposed_conv_k([g + strength_k * d_k / sqrt(d_k^2 + softness_k^2)] * (f_k > 0))
+
+Its output is the residual u_generated - proxy, that is the `direct` head with gamma = 1. The
+field is the gradient of an explicit distance, hence as stable as a true loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgn.backbones.padding import Backbone
+
+WIDTHS = ((16, 16), (32, 32), (64, 64, 64, 64), (96,))  # VGG-19's blocks up to conv4_1, thinned
+FIRST_COMPARED = 2  # the full-resolution layers carry 4 % of the gradient's energy: not compared
+MASK_SLOPE = 2.0**15  # min(slope * f, 1) is the step function f > 0, and stays finite in fp16
+SOFTNESS_FLOOR = 1e-6
+
+
+class Lite(Backbone):
+    """Thin VGG `widths` (one tuple a block), differences taken from layer `first_compared` on."""
+
+    def __init__(
+        self,
+        widths: Sequence[Sequence[int]] = WIDTHS,
+        first_compared: int = FIRST_COMPARED,
+    ) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+        self.first_compared = first_compared
+        flat = [width for block in widths for width in block]
+        starts = {sum(len(block) for block in widths[:i]) for i in range(1, len(widths))}
+        self.pooled = [k in starts for k in range(len(flat))]  # is conv k fed by pooled features?
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            for in_channels, out_channels in zip([3, *flat], flat, strict=False)
+        )
+        compared = flat[first_compared:]
+        self.strength = nn.ParameterList(torch.full((1, c, 1, 1), 1.0 / c) for c in compared)
+        self.softness = nn.ParameterList(torch.full((1, c, 1, 1), 0.1) for c in compared)
+
+    def features(self, u: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> the thin features of every layer, finest first."""
+        out = []
+        for conv, pooled in zip(self.convs, self.pooled, strict=True):
+            u = torch.relu(conv(F.avg_pool2d(u, 2) if pooled else u))
+            out.append(u)
+        return out
+
+    def residual(self, generated: list[Tensor], target: list[Tensor]) -> Tensor:
+        """The transposed pass: features of both images -> u_generated - proxy (N, 3, H, W)."""
+        gradient: Tensor | None = None
+        for k in reversed(range(len(generated))):
+            if k >= self.first_compared:
+                push = self._push(k - self.first_compared, generated[k] - target[k])
+                gradient = push if gradient is None else gradient + push
+            assert gradient is not None  # the last layer is always compared
+            mask = torch.clamp(generated[k].detach() * MASK_SLOPE, max=1.0)
+            gradient = F.conv2d(gradient * mask, transposed(self.convs[k]), padding=1)
+            if self.pooled[k]:
+                gradient = F.interpolate(gradient * 0.25, scale_factor=2.0, mode="nearest")
+        assert gradient is not None
+        return gradient
+
+    def predict(self, u_generated: Tensor, u_target: Tensor) -> Tensor:
+        return self.residual(self.features(u_generated), self.features(u_target))
+
+    def _push(self, k: int, difference: Tensor) -> Tensor:
+        energy = difference * difference + (self.softness[k] ** 2 + SOFTNESS_FLOOR)
+        return self.strength[k] * difference * torch.rsqrt(energy)
+
+
+def transposed(conv: nn.Module) -> Tensor:
+    """The weight of the plain convolution that is the transpose of a 3x3, stride-1 `conv`."""
+    assert isinstance(conv, nn.Conv2d)
+    return conv.weight.flip(2, 3).transpose(0, 1)

@@ -1,0 +1,63 @@
+"""Degradations on which the gradient's quality is measured: blur, noise, JPEG.
+
+All take and give pixels (3, H, W) in [0, 1]; noise leaves that range, as generators do.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] to an 8-bit picture."""
+    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(array)
+
+
+def from_pil(picture: Image.Image) -> Tensor:
+    """An 8-bit RGB picture to (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(picture, dtype=np.float32) / 255.0).permute(2, 0, 1)
+
+
+def blur(image: Tensor, radius: float) -> Tensor:
+    """Gaussian blur of `radius` pixels (standard deviation)."""
+    return from_pil(to_pil(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def noise(image: Tensor, sigma: float, seed: int = 0) -> Tensor:
+    """Gaussian noise of standard deviation `sigma`, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return image + sigma * torch.randn(image.shape, generator=generator)
+
+
+def jpeg(image: Tensor, quality: int) -> Tensor:
+    """JPEG compression at `quality`."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, "JPEG", quality=quality)
+    return from_pil(Image.open(buffer))
+
+
+def random_degradation(image: Tensor, random: np.random.Generator) -> Tensor:
+    """Blur, noise or JPEG of random strength, moved back towards the image by a random share."""
+    kind = random.integers(3)
+    if kind == 0:
+        degraded = blur(image, float(random.uniform(0.5, 5.0)))
+    elif kind == 1:
+        degraded = noise(image, float(random.uniform(0.02, 0.15)), int(random.integers(2**31)))
+    else:
+        degraded = jpeg(image, int(random.integers(5, 50)))
+    return torch.lerp(image, degraded, float(random.uniform(0.3, 1.0)))
+
+
+SUITE: dict[str, Callable[[Tensor], Tensor]] = {
+    "blur 1.5": lambda image: blur(image, 1.5),
+    "blur 4": lambda image: blur(image, 4.0),
+    "noise 0.1": lambda image: noise(image, 0.1),
+    "JPEG 10": lambda image: jpeg(image, 10),
+}

@@ -1,0 +1,1 @@
+"""Distillation: how a PGN learns a teacher's gradient (`pgn-train`)."""

@@ -1,0 +1,138 @@
+"""Initialise `lite` from its teacher: every thin layer imitates chosen channels of the layer.
+
+Layer by layer, channels are chosen greedily by how much they differ between a photo and its
+degraded copy, discounted by what those already chosen explain; the thin layer's weights are the
+ridge regression of the chosen pre-activations on the thin features below. Then one gain a layer,
+by least squares, fits the transposed pass to the teacher's gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgn.backbones import Lite
+from pgn.images import normalise
+from pgn.teachers import PerceptualLoss
+
+RIDGE = 1e-3
+POSITIONS = 40_000  # pixels sampled for one regression
+INITIAL_SOFTNESS = 0.1  # features have root mean square 1
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """How well one thin layer imitates its teacher."""
+
+    layer: int
+    r_squared: float
+
+
+@torch.no_grad()
+def initialise(
+    student: Lite, teacher: PerceptualLoss, photos: Tensor, degraded: Tensor, alpha: float
+) -> list[LayerFit]:
+    """Set all of the student's weights, in place; returns the fit of every layer.
+
+    Args:
+        photos, degraded: (N, 3, H, W) pixels in [0, 1]; 96 crops are enough.
+        alpha: the network's scale (Eq. 5); its residual is CHW/(2 alpha) times the gradient.
+    """
+    both = torch.cat([degraded, photos])
+    wanted = teacher.trunk.preactivations(both)
+    thin = normalise(both)
+    generator = torch.Generator().manual_seed(0)
+    fits = []
+    for k, (module, pooled) in enumerate(zip(student.convs, student.pooled, strict=True)):
+        assert isinstance(module, nn.Conv2d)
+        thin = F.avg_pool2d(thin, 2) if pooled else thin
+        chosen = _choose(torch.relu(wanted[k]), module.out_channels)
+        r_squared = _regress(module, thin, wanted[k][:, chosen], generator)
+        thin = torch.relu(module(thin))
+        rms = thin.square().mean(dim=(0, 2, 3)).sqrt().clamp_min(1e-3)
+        module.weight /= rms.view(-1, 1, 1, 1)
+        assert module.bias is not None
+        module.bias /= rms
+        thin = thin / rms.view(1, -1, 1, 1)
+        if k >= student.first_compared:
+            # the chosen channels stand for all: mean over them, in units of the thin features
+            share = rms / module.out_channels * 4.0 ** sum(student.pooled[: k + 1])
+            student.strength[k - student.first_compared].copy_(share.view(1, -1, 1, 1))
+            student.softness[k - student.first_compared].fill_(INITIAL_SOFTNESS)
+        fits.append(LayerFit(k, r_squared))
+    _fit_gains(student, teacher, photos, degraded, alpha)
+    return fits
+
+
+def _choose(features: Tensor, count: int) -> list[int]:
+    """Greedy choice of `count` channels of (2N, C, H, W): first N degraded, then N photos."""
+    half = len(features) // 2
+    difference = (features[:half] - features[half:]).transpose(0, 1).flatten(1)  # (C, N*H*W)
+    difference = difference[:, :: max(1, difference.shape[1] // POSITIONS)]
+    size = difference.abs().mean(dim=1)
+    unit = difference / difference.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    unexplained = torch.ones_like(size)
+    chosen: list[int] = []
+    for _ in range(count):
+        score = size * unexplained
+        score[chosen] = -1.0
+        best = int(score.argmax())
+        chosen.append(best)
+        unexplained = torch.minimum(unexplained, 1.0 - (unit @ unit[best]).square())
+    return chosen
+
+
+def _regress(
+    conv: nn.Conv2d, below: Tensor, wanted: Tensor, generator: torch.Generator
+) -> float:
+    """Ridge regression of `wanted` (2N, C, H, W) on 3x3 patches of `below`; returns R^2."""
+    height, width = wanted.shape[-2:]
+    padded = F.pad(below, (1, 1, 1, 1))
+    image = torch.randint(len(below), (POSITIONS,), generator=generator)
+    row = torch.randint(height, (POSITIONS,), generator=generator)
+    column = torch.randint(width, (POSITIONS,), generator=generator)
+    taps = [padded[image, :, row + i, column + j] for i in range(3) for j in range(3)]
+    patches = torch.stack(taps, dim=2).flatten(1).double()  # (positions, channels * 9)
+    patches = torch.cat([patches, torch.ones(len(patches), 1, dtype=torch.float64)], dim=1)
+    values = wanted[image, :, row, column].double()
+    normal = patches.T @ patches
+    normal += RIDGE * normal.diagonal().mean() * torch.eye(len(normal), dtype=torch.float64)
+    solution = torch.linalg.solve(normal, patches.T @ values)
+    conv.weight.copy_(solution[:-1].T.reshape(conv.weight.shape))
+    assert conv.bias is not None
+    conv.bias.copy_(solution[-1])
+    error = (patches @ solution - values).square().sum()
+    return 1.0 - float(error / (values - values.mean(dim=0)).square().sum())
+
+
+def _fit_gains(
+    student: Lite, teacher: PerceptualLoss, photos: Tensor, degraded: Tensor, alpha: float
+) -> None:
+    """Scale each layer's strengths so that the sum of their passes is nearest the truth."""
+    wanted = residual_from_gradient(teacher.gradient(degraded, photos), alpha).flatten()
+    generated, target = student.features(normalise(degraded)), student.features(normalise(photos))
+    strengths = [strength.clone() for strength in student.strength]
+    parts = []
+    for k in range(len(strengths)):
+        for j, strength in enumerate(student.strength):
+            strength.copy_(strengths[j] if j == k else torch.zeros_like(strength))
+        parts.append(student.residual(generated, target).flatten())
+    columns = torch.stack(parts, dim=1)
+    gains = torch.linalg.lstsq(columns.double(), wanted.double()[:, None]).solution.flatten()
+    for strength, initial, gain in zip(student.strength, strengths, gains, strict=True):
+        strength.copy_(initial * gain)
+
+
+def residual_from_gradient(gradient: Tensor, alpha: float) -> Tensor:
+    """The residual u_hat - P whose closed form is the pixel `gradient`: CHW/(2 alpha) dL/du."""
+    return gradient * normalise_slope(gradient) * (gradient[0].numel() / (2.0 * alpha))
+
+
+def normalise_slope(like: Tensor) -> Tensor:
+    """d pixels / d u: the standard deviations, (1, 3, 1, 1)."""
+    from pgn.images import STD
+
+    return torch.tensor(STD, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)

@@ -1,0 +1,147 @@
+"""Pixels and normalised images: conversion, checks at the door, reading and writing files.
+
+Shapes: N images, C = 3 channels (RGB), H x W pixels.
+Public images are float32 pixels in [0, 1]; networks work on u = (pixels - mean) / std (ImageNet).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pgn.errors import PgnError
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, pixels in [0, 1]
+STD = (0.229, 0.224, 0.225)
+MIN_SIZE = 32  # pixels; the deepest backbone divides by 32
+MAX_VALUE = 4.0  # no generator that is worth a gradient leaves [0, 1] by more; 8-bit pixels do
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) in [0, 1] to ImageNet-normalised values (N, 3, H, W)."""
+    return (pixels - _channels(MEAN, pixels)) / _channels(STD, pixels)
+
+
+def denormalise(u: Tensor) -> Tensor:
+    """ImageNet-normalised values (N, 3, H, W) back to pixels (N, 3, H, W)."""
+    return u * _channels(STD, u) + _channels(MEAN, u)
+
+
+def check_pair(generated: Tensor, target: Tensor) -> None:
+    """Refuse what is no pair of pixel images of one shape.
+
+    Raises:
+        PgnError: wrong rank, channels, shape, dtype or size; NaN or infinity; values of 0..255.
+    """
+    for name, image in (("generated", generated), ("target", target)):
+        _check_pixels(name, image)
+    if generated.shape != target.shape:
+        raise PgnError(
+            f"target: got shape {tuple(target.shape)}, expected that of generated, "
+            f"{tuple(generated.shape)}. Resize or crop one of them."
+        )
+
+
+def _check_pixels(name: str, image: Tensor) -> None:
+    shape = tuple(image.shape)
+    if image.ndim != 4 or shape[1] != 3:
+        raise PgnError(
+            f"{name}: got shape {shape}, expected (N, 3, H, W). One image of (3, H, W) becomes "
+            f"a batch with image[None]; (N, H, W, 3) with image.permute(0, 3, 1, 2)."
+        )
+    if min(shape[2:]) < MIN_SIZE:
+        raise PgnError(f"{name}: got {shape[2]}x{shape[3]} pixels, expected at least {MIN_SIZE}x32.")
+    if not image.is_floating_point():
+        raise PgnError(f"{name}: got {image.dtype}, expected float pixels in [0, 1]: image / 255.0.")
+    low, high = (float(value) for value in torch.aminmax(image.detach()))
+    if not np.isfinite([low, high]).all():
+        raise PgnError(
+            f"{name}: got NaN or infinite values, expected pixels in [0, 1]. "
+            f"The generator has diverged: lower its learning rate, or start again."
+        )
+    if max(high, -low) > MAX_VALUE:
+        raise PgnError(
+            f"{name}: got values from {low:.3g} to {high:.3g}, expected pixels in [0, 1]. "
+            f"If they are 0..255, divide by 255; if a generator diverged, lower its learning rate."
+        )
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read one picture as pixels (3, H, W) in [0, 1].
+
+    Raises:
+        PgnError: the file is missing, or is no picture that can be decoded.
+    """
+    try:
+        with Image.open(path) as file:
+            array = np.asarray(file.convert("RGB"), dtype=np.float32) / 255.0
+    except FileNotFoundError:
+        raise PgnError(f"image: no file {path}. Check the path.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise PgnError(
+            f"image: {path} cannot be decoded ({error}). Expected a JPEG, PNG, WebP or BMP file."
+        ) from None
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """All pictures below `folder`, sorted by name.
+
+    Raises:
+        PgnError: there is no such folder, or it holds no picture.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise PgnError(f"images: no folder {root}. Check the path.")
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise PgnError(f"images: no {', '.join(sorted(IMAGE_SUFFIXES))} file below {root}.")
+    return found
+
+
+def centre_crop(image: Tensor, size: int) -> Tensor:
+    """The central (3, size, size) of (3, H, W), enlarged first where a side is shorter."""
+    shorter = min(image.shape[-2:])
+    if shorter < size:
+        scale = size / shorter
+        shape = [max(size, round(side * scale)) for side in image.shape[-2:]]
+        image = F.interpolate(image[None], shape, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    top, left = ((side - size) // 2 for side in image.shape[-2:])
+    return image[:, top : top + size, left : left + size]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends without an error.
+
+    Raises:
+        PgnError: the folder cannot be made or written.
+    """
+    final = Path(path)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    except OSError as error:
+        raise PgnError(f"output: cannot write to {final.parent} ({error.strerror}).") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""A perceptual gradient network: backbone, head, and the closed-form gradient.
+
+Reference: Nikulin et al. 2020, "Perceptual Gradient Networks", arXiv 2105.01957, section 3.
+
+Shapes: N images, 3 channels (RGB), H x W pixels of at least 32 x 32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgn import backbones, heads
+from pgn.errors import PgnError
+from pgn.images import STD, check_pair, denormalise, normalise
+
+
+@dataclass(frozen=True)
+class PGNConfig:
+    """All that is needed to build a PGN without its weights."""
+
+    backbone: str = "lite"
+    head: str = "direct"
+    alpha: float = 40.0  # scale of the proxy MSE whose gradient the teacher's is (Eq. 5)
+    beta: float = 1.1  # how far a constrained proxy may leave the range of photos (Eq. 7)
+    gamma: float = 1.0 / 512.0  # scale of a predicted residual (Eq. 2, 8)
+    options: dict[str, Any] = field(default_factory=dict)  # of the backbone: other widths
+
+    def __post_init__(self) -> None:
+        heads.head(self.head)
+        for name in ("alpha", "beta", "gamma"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+                raise PgnError(f"{name}: got {value!r}, expected a positive number.")
+
+
+class PGN(nn.Module):
+    """Predicts the gradient of a perceptual loss in one forward pass.
+
+    `info` is free metadata that travels with a checkpoint: teacher, training, measured quality.
+    """
+
+    def __init__(self, config: PGNConfig, info: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.info = dict(info or {})
+        self.backbone = backbones.build(config.backbone, **config.options)
+        self._head = heads.head(config.head)
+
+    def forward(self, u_generated: Tensor, u_target: Tensor) -> Tensor:
+        """Proxy target on normalised images, unchecked: what training and export use.
+
+        Args and result: (N, 3, H, W), ImageNet-normalised.
+        """
+        out = self.backbone(u_generated, u_target)
+        return self._head(out, u_generated, self.config.beta, self.config.gamma)
+
+    @torch.no_grad()
+    def proxy(self, generated: Tensor, target: Tensor) -> Tensor:
+        """The proxy target P, the image towards which MSE would pull as the teacher does.
+
+        Args:
+            generated, target: (N, 3, H, W) pixels in [0, 1]; generated may leave it a little.
+
+        Returns:
+            (N, 3, H, W) pixels; they may leave [0, 1].
+
+        Raises:
+            PgnError: shapes differ or are no images; NaN; values of 0..255.
+        """
+        check_pair(generated, target)
+        return denormalise(self(normalise(generated), normalise(target)))
+
+    def gradient(self, generated: Tensor, target: Tensor, mse_weight: float = 0.0) -> Tensor:
+        """The predicted gradient of the perceptual loss with respect to `generated` (Eq. 5).
+
+        Per image, never divided by N: sum the losses of a batch, do not average them.
+
+        Args:
+            generated, target: (N, 3, H, W) pixels in [0, 1].
+            mse_weight: weight of an MSE term towards `target` in normalised units (lambda,
+                20 in the paper); 0 leaves it out.
+
+        Returns:
+            (N, 3, H, W), per pixel unit. Use: `generated.backward(gradient)`.
+
+        Raises:
+            PgnError: as `proxy`; a negative or infinite weight.
+        """
+        if not 0 <= mse_weight < float("inf"):
+            raise PgnError(f"mse_weight: got {mse_weight}, expected a number of at least 0.")
+        proxy = self.proxy(generated, target)
+        return closed_form(generated.detach(), target, proxy, self.config.alpha, mse_weight)
+
+    def metadata(self) -> dict[str, Any]:
+        """Configuration and info as one JSON-ready dictionary."""
+        return {**asdict(self.config), **self.info}
+
+
+def closed_form(
+    generated: Tensor, target: Tensor, proxy: Tensor, alpha: float, mse_weight: float
+) -> Tensor:
+    """2/(CHW) * (alpha*(u_hat - P) + lambda*(u_hat - u)) / std, all images (N, 3, H, W) pixels.
+
+    One 1/std belongs to the chain rule, the other turns pixel differences to normalised ones.
+    """
+    std = torch.tensor(STD, dtype=generated.dtype, device=generated.device).view(1, 3, 1, 1)
+    pull = alpha * (generated - proxy) + mse_weight * (generated - target)
+    return pull * (2.0 / generated[0].numel()) / std**2

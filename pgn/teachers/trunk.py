@@ -1,0 +1,70 @@
+"""Convolutional trunks whose ReLU outputs perceptual losses compare.
+
+VGG up to conv5_1 with every MaxPool replaced by AvgPool 2x2 (Nikulin et al. 2020, section 4).
+Shapes: pixels (N, 3, H, W) in [0, 1] -> one (N, C_k, H_k, W_k) per convolution, finest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgn.images import MEAN, STD
+
+# One tuple of channel counts a block; pooling stands between the blocks.
+VGG_WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "vgg19": ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,)),
+    "vgg16": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,)),
+    "vgg11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,)),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a set of weights expects: (pixels * scale - mean) / std, in RGB or BGR order."""
+
+    scale: float = 1.0
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
+    bgr: bool = False
+
+
+TORCHVISION = Preprocessing()
+OXFORD = Preprocessing(255.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), bgr=True)
+
+
+class VGGTrunk(nn.Module):
+    """VGG convolutions up to conv5_1; `forward` gives all ReLU outputs."""
+
+    def __init__(self, name: str, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        widths = VGG_WIDTHS[name]
+        flat = [width for block in widths for width in block]
+        starts = {sum(len(block) for block in widths[:i]) for i in range(1, len(widths))}
+        self.pooled = [k in starts for k in range(len(flat))]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            for in_channels, out_channels in zip([3, *flat], flat, strict=False)
+        )
+        self.bgr = preprocessing.bgr
+        self.scale = preprocessing.scale
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return [torch.relu(z) for z in self.preactivations(pixels)]
+
+    def preactivations(self, pixels: Tensor) -> list[Tensor]:
+        """The convolutions' outputs before ReLU, finest first."""
+        x = (pixels * self.scale - self.mean) / self.std
+        x = x.flip(1) if self.bgr else x
+        out = []
+        for conv, pooled in zip(self.convs, self.pooled, strict=True):
+            if out:
+                x = torch.relu(out[-1])
+            out.append(conv(F.avg_pool2d(x, 2) if pooled else x))
+        return out
