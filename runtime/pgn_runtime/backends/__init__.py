@@ -1,0 +1,48 @@
+"""One file a runtime, each with `load(path, threads) -> Session`; imported only when chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from pgn_runtime.errors import RuntimeInputError
+from pgn_runtime.files import Pixels
+
+_BACKENDS = {".onnx": "onnxruntime", ".tflite": "litert"}  # by suffix of the artifact
+NAMES = tuple(_BACKENDS.values())
+
+
+@dataclass(frozen=True)
+class Session:
+    """A graph that is ready to run.
+
+    `run(generated, target)` takes two contiguous float32 arrays (N, 3, H, W) and gives the
+    proxy; `shape` is the input's, with None for every free dimension.
+    """
+
+    run: Callable[[Pixels, Pixels], Pixels]
+    shape: tuple[int | None, ...]
+    backend: str
+
+
+def load(path: Path, threads: int) -> Session:
+    """Open an artifact with the runtime of its suffix.
+
+    Raises:
+        RuntimeInputError: no such file, no backend for its suffix, or no graph in it.
+        MissingBackendError: the runtime is not installed.
+    """
+    if not path.exists():
+        raise RuntimeInputError(f"model: no file {path}. Make it with pgn-export.")
+    if path.suffix not in _BACKENDS:
+        raise RuntimeInputError(
+            f"model: got {path.name}, expected a name ending in {' or '.join(_BACKENDS)}."
+        )
+    if threads < 1:
+        raise RuntimeInputError(f"threads: got {threads}, expected at least 1.")
+    session: Session = import_module(f"pgn_runtime.backends.{_BACKENDS[path.suffix]}").load(
+        path, threads
+    )
+    return session
