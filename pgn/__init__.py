@@ -1,8 +1,8 @@
 """Perceptual gradient networks: the gradient of a perceptual loss in one forward pass.
 
-    net = pgn.load("pgn-lite")
-    grad = net.gradient(generated, target, mse_weight=20.0)  # (N, 3, H, W)
-    generated.backward(grad)
+net = pgn.load("pgn-lite")
+grad = net.gradient(generated, target, mse_weight=20.0)  # (N, 3, H, W)
+generated.backward(grad)
 """
 
 from pgn.checkpoint import load, save

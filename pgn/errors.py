@@ -1,4 +1,4 @@
-"""Errors that a user can cause. The commands print them as one message and leave with `exit_code`."""
+"""Errors that a user can cause: our commands print the message and leave with `exit_code`."""
 
 from __future__ import annotations
 

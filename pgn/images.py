@@ -31,6 +31,11 @@ def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
 
 
+def pixel_per_u(like: Tensor) -> Tensor:
+    """d pixels / d u, the standard deviations (1, 3, 1, 1), in the dtype and place of `like`."""
+    return _channels(STD, like)
+
+
 def normalise(pixels: Tensor) -> Tensor:
     """Pixels (N, 3, H, W) in [0, 1] to ImageNet-normalised values (N, 3, H, W)."""
     return (pixels - _channels(MEAN, pixels)) / _channels(STD, pixels)
@@ -64,9 +69,13 @@ def _check_pixels(name: str, image: Tensor) -> None:
             f"a batch with image[None]; (N, H, W, 3) with image.permute(0, 3, 1, 2)."
         )
     if min(shape[2:]) < MIN_SIZE:
-        raise PgnError(f"{name}: got {shape[2]}x{shape[3]} pixels, expected at least {MIN_SIZE}x32.")
+        raise PgnError(
+            f"{name}: got {shape[2]}x{shape[3]} pixels, expected at least {MIN_SIZE}x32."
+        )
     if not image.is_floating_point():
-        raise PgnError(f"{name}: got {image.dtype}, expected float pixels in [0, 1]: image / 255.0.")
+        raise PgnError(
+            f"{name}: got {image.dtype}, expected float pixels in [0, 1]: image / 255.0."
+        )
     low, high = (float(value) for value in torch.aminmax(image.detach()))
     if not np.isfinite([low, high]).all():
         raise PgnError(
@@ -141,7 +150,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
-        os.replace(temporary, final)
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
+        temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pgn import backbones, heads
 from pgn.errors import PgnError
-from pgn.images import STD, check_pair, denormalise, normalise
+from pgn.images import check_pair, denormalise, normalise, pixel_per_u
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,10 @@ def closed_form(
 
     One 1/std belongs to the chain rule, the other turns pixel differences to normalised ones.
     """
-    std = torch.tensor(STD, dtype=generated.dtype, device=generated.device).view(1, 3, 1, 1)
     pull = alpha * (generated - proxy) + mse_weight * (generated - target)
-    return pull * (2.0 / generated[0].numel()) / std**2
+    return pull * (2.0 / generated[0].numel()) / pixel_per_u(generated) ** 2
+
+
+def residual_from_gradient(gradient: Tensor, alpha: float) -> Tensor:
+    """The normalised residual u_hat - P whose closed form is the pixel `gradient` (N, 3, H, W)."""
+    return gradient * pixel_per_u(gradient) * (gradient[0].numel() / (2.0 * alpha))

@@ -78,9 +78,7 @@ def _version2(checkpoint: dict[str, Any], path: Path) -> Contents:
     return PGNConfig(backbone, head[0], options=options, **values), state, _info(2)
 
 
-def _version0_or_1(
-    checkpoint: dict[str, Any], version: int, head: str, path: Path
-) -> Contents:
+def _version0_or_1(checkpoint: dict[str, Any], version: int, head: str, path: Path) -> Contents:
     if version == 1:
         state, params = checkpoint.get("state_dict"), dict(checkpoint.get("params") or {})
     else:

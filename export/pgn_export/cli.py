@@ -73,8 +73,9 @@ def _plain(result: ExportResult) -> dict[str, object]:
 
 def _print(results: list[ExportResult]) -> None:
     table = Table("file", "MB", "seconds", "cosine far / mid / near", "relative L2", "gate")
+    table.columns[0].no_wrap = True  # names are what one copies
     for result in results:
-        cosines = " / ".join(f"{figures.cosine:.6f}" for figures in result.parity)
+        cosines = " / ".join(f"{figures.cosine:.5f}" for figures in result.parity)
         errors = " / ".join(f"{figures.relative_l2:.0e}" for figures in result.parity)
         table.add_row(
             result.path.name,
@@ -84,7 +85,8 @@ def _print(results: list[ExportResult]) -> None:
             errors,
             "passed" if result.parity else "interface, fp32",
         )
-    Console(width=None if Console().is_terminal else 120).print(table)
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 125, crop=False)
     runnable = [result.path for result in results if result.parity]
     if runnable:
         typer.echo(f"Next: python -m pgn_runtime {runnable[0]} START.png TARGET.png -o fitted")
@@ -98,3 +100,7 @@ def _bytes(path: Path) -> int:
 def main() -> None:
     """Entry point of `pgn-export`."""
     command.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,7 @@ def check(path: Path, size: Size) -> None:
     spec = _coremltools().models.MLModel(str(path), skip_model_load=True).get_spec()
     features = [*spec.description.input, *spec.description.output]
     found = {f.name: tuple(f.type.multiArrayType.shape) for f in features}
-    wanted = {name: (1, 3, *size) for name in (*INPUTS, OUTPUT)}
+    wanted = dict.fromkeys((*INPUTS, OUTPUT), (1, 3, *size))
     if found != wanted:
         raise RuntimeError(f"interface: got {found}, expected {wanted}")
     half = [op for op in _operations(spec) if _is_half(op)]

@@ -104,7 +104,8 @@ def _reject(figures: list[parity.Figures], made: Path, path: Path) -> None:
         worst = min(failed, key=lambda row: row.cosine)
         raise GateError(
             f"parity: {path.name} gives another gradient than the network: cosine "
-            f"{worst.cosine:.6f} ({worst.distance}), expected at least {parity.MIN_COSINE}. "
+            f"{worst.cosine:.6f}, norm ratio {worst.norm_ratio:.4f} ({worst.distance}), expected "
+            f"at least {parity.MIN_COSINE} and 1 +- {parity.MAX_SCALE_ERROR}. "
             f"It is kept as {rejected}; do not use it."
         )
 

@@ -67,11 +67,11 @@ def activation_bytes(net: PGN, size: Size) -> int:
     return counter.total * size[0] * size[1] // (small[0] * small[1])
 
 
-class _OutputBytes(TorchDispatchMode):
+class _OutputBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the sizes of all tensors that operators return."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ from typing import Any
 import pgn
 from pgn.images import MEAN, STD, atomic_path
 from pgn_export.graph import INPUTS, OUTPUT, Size
-from pgn_export.parity import MIN_COSINE, Figures
+from pgn_export.parity import MAX_SCALE_ERROR, MIN_COSINE, Figures
 from pgn_runtime.artifact import MANIFEST, read_manifest
 from pgn_runtime.files import sha256
 
@@ -25,7 +25,7 @@ def describe(
     return {
         "sha256": sha256(path),
         "network": net.metadata(),
-        "inputs": {name: shape for name in INPUTS},
+        "inputs": dict.fromkeys(INPUTS, shape),
         "outputs": {OUTPUT: shape},
         "layout": "NCHW",
         "colour": "RGB",
@@ -35,7 +35,7 @@ def describe(
         "gradient": "2/(C*H*W) * (alpha*(generated-proxy) + lambda*(generated-target)) / std^2",
         "mean": MEAN,
         "std": STD,
-        "gate": {"min_cosine": MIN_COSINE},
+        "gate": {"min_cosine": MIN_COSINE, "max_scale_error": MAX_SCALE_ERROR},
         "parity": [asdict(figures) for figures in parity] or "not run: no runtime here",
         "versions": {"pgn-edge": pgn.__version__, **{name: _version(name) for name in packages}},
         "command": " ".join(sys.argv),

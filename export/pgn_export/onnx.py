@@ -26,11 +26,11 @@ def export(graph: ProxyGraph, size: Size, path: Path) -> None:
         import onnxsim
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from None
-    dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.onnx.export(
         graph,
         kwargs=example(size, _TRACE_BATCH),
-        dynamic_shapes={name: dynamic for name in INPUTS},
+        dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
         input_names=list(INPUTS),
         output_names=[OUTPUT],
         opset_version=OPSET,

@@ -26,6 +26,7 @@ from pgn_export.graph import ProxyGraph, Size
 DISTANCES = {"far": 1.0, "mid": 0.3, "near": 0.05}  # of the way from the photo to its blur
 BLUR = 4.0  # pixels
 MIN_COSINE = 0.999
+MAX_SCALE_ERROR = 0.01  # of the norm ratio from 1; a cosine does not see a wrong scale
 
 Proxy = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
@@ -42,7 +43,7 @@ class Figures:
     @property
     def passed(self) -> bool:
         """Whether the gate holds; NaN fails."""
-        return self.cosine >= MIN_COSINE
+        return self.cosine >= MIN_COSINE and abs(self.norm_ratio - 1.0) <= MAX_SCALE_ERROR
 
 
 def measure(net: PGN, proxy: Proxy, size: Size) -> list[Figures]:

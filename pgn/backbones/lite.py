@@ -1,15 +1,16 @@
 """`lite`, our student with the shape of a backward pass: a thin VGG and its transposed pass.
 
 The gradient of sum_k |phi_k(generated) - phi_k(target)| is a forward pass, a sign of differences
-and a transposed pass with the same weights. This backbone has that form, written out as ordinary
-feed-forward layers: nothing is differentiated at run time.
+and a transposed pass. This backbone has that form, written out as ordinary feed-forward layers:
+nothing is differentiated at run time.
 
     f_k = relu(conv_k(f_k-1)), average pooling as in VGG
     d_k = f_k(generated) - f_k(target)
-    g   = transposed_conv_k([g + strength_k * d_k / sqrt(d_k^2 + softness_k^2)] * (f_k > 0))
+    g   = transposed_k([g + strength_k * d_k / sqrt(d_k^2 + softness_k^2)] * (f_k > 0))
 
-Its output is the residual u_generated - proxy, that is the `direct` head with gamma = 1. The
-field is the gradient of an explicit distance, hence as stable as a true loss.
+transposed_k begins as the exact transpose of conv_k (`tie`), which makes the whole the gradient
+of an explicit distance, and then learns freely: a thin pass down can make up for what the thin
+pass up lacks. The output is the residual u_generated - proxy: the `direct` head with gamma = 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgn.backbones.padding import Backbone
+from pgn.errors import PgnError
 
 WIDTHS = ((16, 16), (32, 32), (64, 64, 64, 64), (96,))  # VGG-19's blocks up to conv4_1, thinned
 FIRST_COMPARED = 2  # the full-resolution layers carry 4 % of the gradient's energy: not compared
@@ -40,15 +42,29 @@ class Lite(Backbone):
         self.multiple = 2 ** (len(widths) - 1)
         self.first_compared = first_compared
         flat = [width for block in widths for width in block]
+        if not 0 <= first_compared < len(flat):
+            raise PgnError(f"first_compared: got {first_compared}, expected 0 to {len(flat) - 1}.")
         starts = {sum(len(block) for block in widths[:i]) for i in range(1, len(widths))}
         self.pooled = [k in starts for k in range(len(flat))]  # is conv k fed by pooled features?
         self.convs = nn.ModuleList(
             nn.Conv2d(in_channels, out_channels, 3, padding=1)
             for in_channels, out_channels in zip([3, *flat], flat, strict=False)
         )
+        self.transposed = nn.ModuleList(
+            nn.Conv2d(out_channels, in_channels, 3, padding=1, bias=False)
+            for in_channels, out_channels in zip([3, *flat], flat, strict=False)
+        )
         compared = flat[first_compared:]
         self.strength = nn.ParameterList(torch.full((1, c, 1, 1), 1.0 / c) for c in compared)
         self.softness = nn.ParameterList(torch.full((1, c, 1, 1), 0.1) for c in compared)
+        self.tie()
+
+    @torch.no_grad()
+    def tie(self) -> None:
+        """Make every transposed layer the exact transpose of its convolution."""
+        for conv, transposed in zip(self.convs, self.transposed, strict=True):
+            assert isinstance(conv, nn.Conv2d) and isinstance(transposed, nn.Conv2d)
+            transposed.weight.copy_(conv.weight.flip(2, 3).transpose(0, 1))
 
     def features(self, u: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> the thin features of every layer, finest first."""
@@ -67,7 +83,7 @@ class Lite(Backbone):
                 gradient = push if gradient is None else gradient + push
             assert gradient is not None  # the last layer is always compared
             mask = torch.clamp(generated[k].detach() * MASK_SLOPE, max=1.0)
-            gradient = F.conv2d(gradient * mask, transposed(self.convs[k]), padding=1)
+            gradient = self.transposed[k](gradient * mask)
             if self.pooled[k]:
                 gradient = F.interpolate(gradient * 0.25, scale_factor=2.0, mode="nearest")
         assert gradient is not None
@@ -78,10 +94,5 @@ class Lite(Backbone):
 
     def _push(self, k: int, difference: Tensor) -> Tensor:
         energy = difference * difference + (self.softness[k] ** 2 + SOFTNESS_FLOOR)
-        return self.strength[k] * difference * torch.rsqrt(energy)
-
-
-def transposed(conv: nn.Module) -> Tensor:
-    """The weight of the plain convolution that is the transpose of a 3x3, stride-1 `conv`."""
-    assert isinstance(conv, nn.Conv2d)
-    return conv.weight.flip(2, 3).transpose(0, 1)
+        push: Tensor = self.strength[k] * difference * torch.rsqrt(energy)
+        return push

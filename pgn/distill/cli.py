@@ -25,10 +25,10 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Crops to see in all.")] = 48_000,
+    images: Annotated[int, typer.Option(help="Crops to see in all.")] = 42_000,
     batch: Annotated[int, typer.Option(help="Crops a step, a multiple of 3.")] = 12,
     crop: Annotated[int, typer.Option(help="Pixels of a crop's side.")] = 96,
-    learning_rate: Annotated[float, typer.Option(help="Peak; falls along a cosine.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak; falls along a cosine.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of crops and random weights.")] = 0,
     precision: Annotated[str, typer.Option(help="Of the teacher: bf16 or fp32.")] = "bf16",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,

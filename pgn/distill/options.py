@@ -15,7 +15,13 @@ PRECISIONS = ("bf16", "fp32")
 # The paper's networks (section 4) and ours, where they differ from the fields' defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "lite": {"head": "direct", "gamma": 1.0, "vgg_weight": 0.0, "l1_weight": 0.0, "degraded": 3},
-    "paper": {"head": "constrained", "gamma": 1.0 / 512.0, "vgg_weight": 0.5, "l1_weight": 0.2, "degraded": 0},
+    "paper": {
+        "head": "constrained",
+        "gamma": 1.0 / 512.0,
+        "vgg_weight": 0.5,
+        "l1_weight": 0.2,
+        "degraded": 0,
+    },
 }
 
 
@@ -30,10 +36,10 @@ class DistillOptions:
     gamma: float = 1.0  # scale of the predicted residual (Eq. 2, 8)
     teacher: str = "vgg19"
     weights: str | None = None  # of the teacher: oxford, torchvision or a file
-    images: int = 48_000  # crops seen in all
+    images: int = 42_000  # crops seen in all
     batch: int = 12
     crop: int = 96
-    learning_rate: float = 2e-3  # peak; falls to zero along a cosine
+    learning_rate: float = 1e-3  # peak; falls to zero along a cosine
     vgg_weight: float = 0.0  # of the proxy's perceptual distance to the target (Eq. 10)
     l1_weight: float = 0.0  # of the proxy's mean absolute distance to the target (Eq. 10)
     patience: int = 3_000  # images without progress after which an autoencoder may be reset
@@ -59,8 +65,9 @@ class DistillOptions:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise PgnError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, "
-                           f"expected {expected}.")
+            raise PgnError(
+                f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected {expected}."
+            )
 
     @property
     def steps(self) -> int:

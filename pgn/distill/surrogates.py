@@ -54,7 +54,7 @@ class Surrogate:
     def follow(self, generated: Tensor, gradient: Tensor, target: Tensor) -> float:
         """One Adam step along `gradient` (N, 3, H, W); returns the L1 distance to the target."""
         self.optimiser.zero_grad(set_to_none=True)
-        generated.backward(gradient)
+        generated.backward(gradient)  # type: ignore[no-untyped-call]
         self.clip(self.net.parameters())
         self.optimiser.step()
         l1 = float((generated.detach() - target).abs().mean())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pgn.backbones import Lite
 from pgn.images import normalise
+from pgn.model import residual_from_gradient
 from pgn.teachers import PerceptualLoss
 
 RIDGE = 1e-3
@@ -63,6 +64,7 @@ def initialise(
             student.strength[k - student.first_compared].copy_(share.view(1, -1, 1, 1))
             student.softness[k - student.first_compared].fill_(INITIAL_SOFTNESS)
         fits.append(LayerFit(k, r_squared))
+    student.tie()
     _fit_gains(student, teacher, photos, degraded, alpha)
     return fits
 
@@ -85,9 +87,7 @@ def _choose(features: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def _regress(
-    conv: nn.Conv2d, below: Tensor, wanted: Tensor, generator: torch.Generator
-) -> float:
+def _regress(conv: nn.Conv2d, below: Tensor, wanted: Tensor, generator: torch.Generator) -> float:
     """Ridge regression of `wanted` (2N, C, H, W) on 3x3 patches of `below`; returns R^2."""
     height, width = wanted.shape[-2:]
     padded = F.pad(below, (1, 1, 1, 1))
@@ -124,15 +124,3 @@ def _fit_gains(
     gains = torch.linalg.lstsq(columns.double(), wanted.double()[:, None]).solution.flatten()
     for strength, initial, gain in zip(student.strength, strengths, gains, strict=True):
         strength.copy_(initial * gain)
-
-
-def residual_from_gradient(gradient: Tensor, alpha: float) -> Tensor:
-    """The residual u_hat - P whose closed form is the pixel `gradient`: CHW/(2 alpha) dL/du."""
-    return gradient * normalise_slope(gradient) * (gradient[0].numel() / (2.0 * alpha))
-
-
-def normalise_slope(like: Tensor) -> Tensor:
-    """d pixels / d u: the standard deviations, (1, 3, 1, 1)."""
-    from pgn.images import STD
-
-    return torch.tensor(STD, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)

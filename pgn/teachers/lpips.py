@@ -37,6 +37,9 @@ _LAYOUTS = {  # pool kernel, convolutions fed by pooled features, convolutions c
 class LPIPS(nn.Module):
     """LPIPS v0.1: weighted squared differences of channel-normalised features."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.pool_kernel, self.pooled, self.compared = _LAYOUTS[name]

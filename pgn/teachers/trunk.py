@@ -40,6 +40,9 @@ OXFORD = Preprocessing(255.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), bgr=T
 class VGGTrunk(nn.Module):
     """VGG convolutions up to conv5_1; `forward` gives all ReLU outputs."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
         widths = VGG_WIDTHS[name]
@@ -62,7 +65,7 @@ class VGGTrunk(nn.Module):
         """The convolutions' outputs before ReLU, finest first."""
         x = (pixels * self.scale - self.mean) / self.std
         x = x.flip(1) if self.bgr else x
-        out = []
+        out: list[Tensor] = []
         for conv, pooled in zip(self.convs, self.pooled, strict=True):
             if out:
                 x = torch.relu(out[-1])

@@ -43,7 +43,9 @@ def read_vgg(name: str, weights: str | Path) -> tuple[State, Preprocessing]:
     """
     if weights == "oxford":
         if name != "vgg19":
-            raise PgnError(f"weights: oxford has vgg19 only, got {name}. Use torchvision or a file.")
+            raise PgnError(
+                f"weights: oxford has vgg19 only, got {name}. Use torchvision or a file."
+            )
         return _read_oxford(), OXFORD
     state = _download(name) if weights == "torchvision" else read_file(weights)
     return _numbered(state, sum(len(block) for block in VGG_WIDTHS[name]), weights), TORCHVISION

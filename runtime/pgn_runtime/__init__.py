@@ -1,7 +1,7 @@
 """The light runtime: exported PGNs on ONNX Runtime or LiteRT, with numpy and without torch.
 
-    artifact = Artifact.load("exports/pgn-lite-256x256-fp32.tflite")
-    report = fit_pixels(artifact, generated, target)  # (N, 3, H, W) pixels in [0, 1]
+artifact = Artifact.load("exports/pgn-lite-256x256-fp32.tflite")
+report = fit_pixels(artifact, generated, target)  # (N, 3, H, W) pixels in [0, 1]
 """
 
 from pgn_runtime.artifact import Artifact

@@ -99,7 +99,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise RuntimeInputError(f"manifest: {path} is not readable ({error!r}).") from None
     if not known:
-        raise RuntimeInputError(f"manifest: {path} is of schema {manifest['schema']}, not {SCHEMA}.")
+        raise RuntimeInputError(
+            f"manifest: {path} is of schema {manifest['schema']}, not {SCHEMA}."
+        )
     return manifest
 
 

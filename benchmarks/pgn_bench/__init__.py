@@ -1,0 +1,1 @@
+"""Measurements and the pages that show them: the demo, and `pgn-bench`."""

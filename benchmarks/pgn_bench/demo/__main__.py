@@ -1,0 +1,168 @@
+"""Export the bundled PGN, follow its gradient on two runtimes without torch, show it on a page.
+
+Each step is a command that a user could type; this file runs them in order and judges the result
+with the true VGG-19 loss, which no step has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from skimage import data
+from torch import Tensor
+
+import pgn
+from pgn import command
+from pgn.degrade import blur, from_pil, to_pil
+from pgn.images import centre_crop, read_image
+from pgn.model import closed_form
+from pgn.teachers import PerceptualLoss
+from pgn_bench.pages import embed_png, plot_lines, write_page
+from pgn_export.parity import MIN_COSINE
+from pgn_runtime import FitOptions
+
+SIZE = 256  # pixels
+BLUR = 4.0  # pixels, of the start
+OPTIONS = FitOptions()  # what python -m pgn_runtime does by default
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to fit the picture; true losses at the kept steps."""
+
+    name: str
+    folder: Path
+    seconds_per_step: float
+    steps: list[int]
+    vgg19: list[float]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder.")] = Path("demo"),
+) -> None:
+    """Export, prove, fit on ONNX Runtime and LiteRT, and write index.html."""
+    start = time.monotonic()
+    target = centre_crop(from_pil(_photo()), SIZE)
+    output.mkdir(parents=True, exist_ok=True)
+    to_pil(target).save(output / "target.png")
+    to_pil(blur(target, BLUR)).save(output / "start.png")
+
+    exports = output / "exports"
+    listing = _run("pgn_export.cli", "--target", "all", "-o", exports, "--size", SIZE)
+    typer.echo(listing)
+    teacher = PerceptualLoss("vgg19")
+    runs = [
+        _fit("ONNX Runtime", exports / "pgn-lite-dynamic-fp32.onnx", output, teacher),
+        _fit("LiteRT", exports / f"pgn-lite-{SIZE}x{SIZE}-fp32.tflite", output, teacher),
+        _fit_exact(output, teacher),
+    ]
+    _show(output, runs, exports)
+    typer.echo(f"{output / 'index.html'} written, {time.monotonic() - start:.0f} s in all")
+
+
+def _photo() -> Image.Image:
+    return Image.fromarray(data.astronaut()).crop((66, 0, 386, 320)).resize((SIZE, SIZE))
+
+
+def _run(module: str, *arguments: object) -> str:
+    """Run `python -m module arguments`; its stdout, or our exit with its code."""
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    command.stderr.print("[dim]$ python " + " ".join(words[1:]) + "[/]", soft_wrap=True)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def _fit(name: str, model: Path, output: Path, teacher: PerceptualLoss) -> Run:
+    folder = output / model.suffix.lstrip(".")
+    pictures = (output / "start.png", output / "target.png")
+    summary = json.loads(_run("pgn_runtime", model, *pictures, "-o", folder))
+    with np.load(folder / "fit.npz") as fitted:
+        steps, images = fitted["steps"].tolist(), torch.from_numpy(fitted["images"])
+    losses = _true_losses(teacher, images, _read(output / "target.png"))
+    return Run(name, folder, summary["seconds_per_step"], steps, losses)
+
+
+def _fit_exact(output: Path, teacher: PerceptualLoss) -> Run:
+    """The same fit along the exact VGG-19 gradient plus MSE, in PyTorch, for comparison."""
+    folder = output / "vgg19"
+    folder.mkdir(exist_ok=True)
+    target = _read(output / "target.png")
+    image = _read(output / "start.png").requires_grad_()
+    optimiser = torch.optim.Adam([image], lr=OPTIONS.learning_rate)
+    with torch.no_grad():
+        features = teacher.features(target)
+    kept, steps, seconds = [image.detach().clone()], [0], 0.0
+    numbers = range(1, OPTIONS.steps + 1)
+    for step in track(numbers, "exact VGG-19, for comparison", console=command.stderr):
+        start = time.perf_counter()
+        pixels = image.detach()
+        mse = closed_form(pixels, target, pixels, 0.0, OPTIONS.mse_weight)
+        image.grad = teacher.gradient(pixels, features) + mse
+        optimiser.step()
+        seconds += time.perf_counter() - start
+        if step % OPTIONS.keep_every == 0:
+            kept.append(image.detach().clone())
+            steps.append(step)
+    to_pil(image.detach()[0]).save(folder / "result.png")
+    losses = _true_losses(teacher, torch.cat(kept), target)
+    return Run("exact VGG-19 (PyTorch)", folder, seconds / OPTIONS.steps, steps, losses)
+
+
+def _true_losses(teacher: PerceptualLoss, images: Tensor, target: Tensor) -> list[float]:
+    with torch.no_grad():
+        features = teacher.features(target)
+        return [float(teacher(image[None], features)) for image in images]
+
+
+def _read(path: Path) -> Tensor:
+    return read_image(path)[None]
+
+
+def _show(output: Path, runs: list[Run], exports: Path) -> None:
+    manifest = json.loads((exports / "manifest.json").read_text(encoding="utf-8"))
+    pictures = [("start", output / "start.png"), ("target", output / "target.png")]
+    pictures += [("proxy target of the start", runs[0].folder / "proxy.png")]
+    pictures += [(f"result, {run.name}", run.folder / "result.png") for run in runs]
+    for run in runs:
+        Console(width=100).print(
+            f"{run.name:24} true VGG-19 loss {run.vgg19[0]:.3f} -> {run.vgg19[-1]:.3f}, "
+            f"{run.seconds_per_step * 1000:.0f} ms a step",
+            highlight=False,
+        )
+    write_page(
+        output / "index.html",
+        Path(__file__).with_name("page.html"),
+        {
+            "pictures": [(caption, embed_png(path)) for caption, path in pictures],
+            "curve": plot_lines(
+                {run.name: (run.steps, run.vgg19) for run in runs}, "step", "true VGG-19 loss"
+            ),
+            "runs": runs,
+            "artifacts": manifest["artifacts"],
+            "options": OPTIONS,
+            "version": pgn.__version__,
+            "size": SIZE,
+            "gate": MIN_COSINE,
+        },
+    )
+
+
+if __name__ == "__main__":
+    command.run(app)

@@ -1,0 +1,95 @@
+"""One gradient of an image: the exact VGG-19's, and the bundled PGN's on every runtime.
+
+The exact gradient is measured in its strongest form here: target features computed once,
+compiled by torch.compile. Every provider's output is checked before it is timed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import pgn
+from pgn.degrade import blur
+from pgn.teachers import PerceptualLoss
+from pgn_export import export
+from pgn_export.graph import Size
+from pgn_export.parity import photos
+from pgn_runtime import Artifact
+
+EXACT = "exact VGG-19, PyTorch, target cached"
+COMPILED = "exact VGG-19, torch.compile, target cached"
+MIN_AGREEMENT = 0.999  # cosine of a provider with its own reference
+
+Call = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """`call` gives the gradient (1, 3, H, W); `cosine` is with the exact VGG-19 gradient."""
+
+    name: str
+    call: Call
+    cosine: float
+
+
+def providers(net: pgn.PGN, size: Size, threads: int) -> list[Provider]:
+    """Everything that is timed, checked against its reference.
+
+    Raises:
+        pgn.GateError: a provider's gradient is not the one that it claims to compute.
+    """
+    torch.set_num_threads(threads)
+    target = photos(size)[0]
+    generated = blur(target[0], 1.5)[None]
+    teacher = PerceptualLoss("vgg19")
+    with torch.no_grad():
+        features = teacher.features(target)
+    exact = teacher.gradient(generated, features)
+    predicted = net.gradient(generated, target)
+    calls: dict[str, tuple[Call, Tensor]] = {
+        EXACT: (lambda: teacher.gradient(generated, features), exact),
+        COMPILED: (_compiled(teacher, generated, features), exact),
+        "pgn-lite, PyTorch": (lambda: net.gradient(generated, target), predicted),
+    }
+    for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
+        call = _exported(net, target_name, (generated, target), threads)
+        calls[f"pgn-lite, {runtime}"] = (call, predicted)
+    return [_checked(name, call, wanted, exact) for name, (call, wanted) in calls.items()]
+
+
+def _compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]) -> Call:
+    loss = torch.compile(lambda image: teacher(image, features).sum())
+
+    def call() -> Tensor:
+        variable = generated.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(variable), variable)
+        return gradient
+
+    return call
+
+
+def _exported(net: pgn.PGN, target_name: str, pair: tuple[Tensor, Tensor], threads: int) -> Call:
+    generated, target = (image.numpy() for image in pair)
+    height, width = generated.shape[-2:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(net, target_name, Path(folder), (height, width)).path
+        artifact = Artifact.load(path, threads)
+    return lambda: torch.from_numpy(artifact.gradient(generated, target))
+
+
+def _checked(name: str, call: Call, wanted: Tensor, exact: Tensor) -> Provider:
+    found = call()
+    agreement = _cosine(found, wanted)
+    if not agreement >= MIN_AGREEMENT:
+        raise pgn.GateError(f"{name}: cosine {agreement:.4f} with its reference: not timed.")
+    return Provider(name, call, _cosine(found, exact))
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))

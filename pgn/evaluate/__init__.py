@@ -1,0 +1,1 @@
+"""How good a PGN's gradient is (`pgn-eval`)."""

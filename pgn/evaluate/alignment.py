@@ -1,0 +1,78 @@
+"""Alignment: the cosine of a predicted gradient with the teacher's, on degraded photos.
+
+Mean over photos of the cosine over all of an image's values. MSE's gradient, measured beside it,
+is what one has without a PGN. Scale is judged too: the norm of the prediction over the truth's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgn.degrade import SUITE
+from pgn.errors import PgnError
+from pgn.images import MIN_SIZE, centre_crop, read_image
+from pgn.model import PGN
+from pgn.teachers import PerceptualLoss
+
+
+@dataclass(frozen=True)
+class Row:
+    """One degradation; means over photos."""
+
+    degradation: str
+    cosine: float
+    mse_cosine: float
+    norm_ratio: float  # |predicted| / |true|
+
+
+def alignment(
+    net: PGN,
+    teacher: PerceptualLoss,
+    paths: Sequence[Path],
+    size: int,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Measure every degradation of SUITE on central crops of `size` pixels.
+
+    Args:
+        advance: called after each photo.
+
+    Raises:
+        PgnError: a size under 32, or a photo that cannot be read.
+    """
+    if size < MIN_SIZE:
+        raise PgnError(f"--size: got {size}, expected at least {MIN_SIZE} pixels.")
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in SUITE}
+    for path in paths:
+        photo = centre_crop(read_image(path), size)[None]
+        with torch.no_grad():
+            features = teacher.features(photo)
+        for name, degrade in SUITE.items():
+            generated = degrade(photo[0])[None]
+            truth = teacher.gradient(generated, features).flatten()
+            predicted = net.gradient(generated, photo).flatten()
+            towards_target = (generated - photo).flatten()
+            ratio = float(predicted.norm() / truth.norm())
+            found[name].append((_cosine(predicted, truth), _cosine(towards_target, truth), ratio))
+        advance()
+    return [Row(name, *_means(values)) for name, values in found.items()]
+
+
+def mean_cosine(rows: Sequence[Row]) -> float:
+    """The one figure: the mean over degradations."""
+    return sum(row.cosine for row in rows) / len(rows)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(F.cosine_similarity(a, b, dim=0))
+
+
+def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    first, second, third = (sum(column) / len(values) for column in zip(*values, strict=True))
+    return first, second, third

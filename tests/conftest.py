@@ -1,0 +1,56 @@
+"""Fixtures: small images, golden files, and the shared material where it is present."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    """generated and target, (2, 3, 40, 56) pixels in [0, 1]."""
+    generator = torch.Generator().manual_seed(3)
+    generated, target = torch.rand(2, 2, 3, 40, 56, generator=generator)
+    return generated, target
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Outputs of the official networks; absent outside of the development machines."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here; test_golden's tiny fixtures are the offline twin")
+    return folder
+
+
+@pytest.fixture
+def photo() -> Tensor:
+    """A bundled photo, (1, 3, 96, 96)."""
+    from pgn_export.parity import photos
+
+    return photos((96, 96))[0]
+
+
+def worst(found: Tensor | NDArray[np.generic], wanted: Tensor | NDArray[np.generic]) -> float:
+    """Largest difference over the largest wanted value; shapes must agree first."""
+    a, b = (np.asarray(value, dtype=np.float64) for value in (found, wanted))
+    assert a.shape == b.shape, f"got shape {a.shape}, expected {b.shape}"
+    assert np.isfinite(a).all(), "got NaN or infinity"
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def assert_close(
+    found: Tensor | NDArray[np.generic], wanted: Tensor | NDArray[np.generic], limit: float
+) -> None:
+    """Relative to the largest wanted value, in float64; reports the worst element."""
+    error = worst(found, wanted)
+    assert error <= limit, f"worst element differs by {error:.3e} of the largest, limit {limit:.0e}"
