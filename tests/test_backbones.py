@@ -1,4 +1,4 @@
-"""Backbones: the paper's counts, any size, and lite against autograd of the distance it descends."""
+"""Backbones: the paper's counts, any size, lite against autograd of its distance."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from conftest import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 from thop.vision.basic_hooks import count_convNd
+from torch import Tensor, nn
 
 from pgn import PgnError
 from pgn.backbones import NAMES, Lite, ResNet, UNet, build
@@ -33,7 +33,8 @@ def gmacs(net: nn.Module) -> float:
 
 def count_with_bias(conv: nn.Conv2d, inputs: tuple[Tensor], out: Tensor) -> None:
     count_convNd(conv, inputs, out)
-    conv.total_ops += out.numel() if conv.bias is not None else 0
+    if conv.bias is not None:
+        conv.total_ops += out.numel()  # type: ignore[assignment, operator]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

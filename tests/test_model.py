@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import assert_close
@@ -10,20 +12,23 @@ from torch import Tensor
 from pgn import PGN, PGNConfig, PgnError, heads
 from pgn.images import normalise
 
-CASES = [("resnet4", {"down": [4, 8], "up": [4]}), ("lite", {"widths": [[4], [4]], "first_compared": 1})]
+CASES: dict[str, dict[str, Any]] = {
+    "resnet4": {"down": [4, 8], "up": [4]},
+    "lite": {"widths": [[4], [4]], "first_compared": 1},
+}
 
 
 def network(head: str, backbone: str = "resnet4") -> PGN:
     torch.manual_seed(0)
-    options = dict(CASES)[backbone]
-    net = PGN(PGNConfig(backbone, head, gamma=0.5, options={**options})).eval()
+    options = CASES[backbone]
+    net = PGN(PGNConfig(backbone, head, gamma=0.5, options=options)).eval()
     for name, buffer in net.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 2.0)
     return net
 
 
-@pytest.mark.parametrize("backbone", [name for name, _ in CASES])
+@pytest.mark.parametrize("backbone", CASES)
 @pytest.mark.parametrize("mse_weight", [0.0, 20.0])
 @pytest.mark.parametrize("head", heads.NAMES)
 def test_gradient_is_autograd_of_mse_to_the_detached_proxy(

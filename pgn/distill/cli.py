@@ -31,6 +31,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak; falls along a cosine.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of crops and random weights.")] = 0,
     precision: Annotated[str, typer.Option(help="Of the teacher: bf16 or fp32.")] = "bf16",
+    licence: Annotated[str, typer.Option(help="Of the weights, for their card.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
 ) -> None:
     """Distil a perceptual loss into a PGN. Progress on stderr, the checkpoint's path on stdout."""
@@ -45,6 +46,7 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
         precision=precision,
+        licence=licence,
     )
     options = for_backbone(backbone, replace(options, backbone=backbone))
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -242,4 +242,6 @@ def _finish(distiller: Distiller) -> Path:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    if options.licence:
+        distiller.net.info["licence"] = options.licence
     return save(distiller.net, options.output / f"pgn-{options.backbone}.safetensors")

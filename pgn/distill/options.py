@@ -11,6 +11,7 @@ from pgn.errors import PgnError, unknown_name
 from pgn.model import PGNConfig
 
 PRECISIONS = ("bf16", "fp32")
+_FREE = ("data", "output", "workers", "save_every", "licence")  # may change on --resume
 
 # The paper's networks (section 4) and ours, where they differ from the fields' defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -48,6 +49,7 @@ class DistillOptions:
     seed: int = 0
     workers: int = 1  # processes that decode photos
     save_every: float = 120.0
+    licence: str = ""  # of the resulting weights, for their card
 
     def __post_init__(self) -> None:
         if self.backbone not in backbones.NAMES:
@@ -78,8 +80,7 @@ class DistillOptions:
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("data", "output", "workers")}
-        return {k: v for k, v in plain.items() if k != "save_every"}
+        return {k: v for k, v in vars(self).items() if k not in _FREE}
 
 
 def for_backbone(backbone: str, options: DistillOptions) -> DistillOptions:

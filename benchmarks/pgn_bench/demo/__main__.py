@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,8 @@ from pgn_runtime import FitOptions
 SIZE = 256  # pixels
 BLUR = 4.0  # pixels, of the start
 OPTIONS = FitOptions()  # what python -m pgn_runtime does by default
+
+Gradient = Callable[[Tensor], Tensor]  # (1, 3, H, W) pixels -> (1, 3, H, W)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,10 +69,16 @@ def demo(
     listing = _run("pgn_export.cli", "--target", "all", "-o", exports, "--size", SIZE)
     typer.echo(listing)
     teacher = PerceptualLoss("vgg19")
+    features = teacher.features(target[None])
+
+    def exact(image: Tensor) -> Tensor:
+        return teacher.gradient(image, features)
+
     runs = [
-        _fit("ONNX Runtime", exports / "pgn-lite-dynamic-fp32.onnx", output, teacher),
-        _fit("LiteRT", exports / f"pgn-lite-{SIZE}x{SIZE}-fp32.tflite", output, teacher),
-        _fit_exact(output, teacher),
+        _fit("pgn-lite, ONNX Runtime", exports / "pgn-lite-dynamic-fp32.onnx", output, teacher),
+        _fit("pgn-lite, LiteRT", exports / f"pgn-lite-{SIZE}x{SIZE}-fp32.tflite", output, teacher),
+        _fit_in_torch("VGG-19, exact, in PyTorch", output, teacher, exact),
+        _fit_in_torch("MSE alone, in PyTorch", output, teacher, torch.zeros_like),
     ]
     _show(output, runs, exports)
     typer.echo(f"{output / 'index.html'} written, {time.monotonic() - start:.0f} s in all")
@@ -95,44 +104,36 @@ def _fit(name: str, model: Path, output: Path, teacher: PerceptualLoss) -> Run:
     summary = json.loads(_run("pgn_runtime", model, *pictures, "-o", folder))
     with np.load(folder / "fit.npz") as fitted:
         steps, images = fitted["steps"].tolist(), torch.from_numpy(fitted["images"])
-    losses = _true_losses(teacher, images, _read(output / "target.png"))
+    losses = _true_losses(teacher, images, read_image(output / "target.png")[None])
     return Run(name, folder, summary["seconds_per_step"], steps, losses)
 
 
-def _fit_exact(output: Path, teacher: PerceptualLoss) -> Run:
-    """The same fit along the exact VGG-19 gradient plus MSE, in PyTorch, for comparison."""
-    folder = output / "vgg19"
+def _fit_in_torch(name: str, output: Path, teacher: PerceptualLoss, gradient: Gradient) -> Run:
+    """The same fit along another gradient plus MSE, in PyTorch, for comparison."""
+    folder = output / name.split()[0]
     folder.mkdir(exist_ok=True)
-    target = _read(output / "target.png")
-    image = _read(output / "start.png").requires_grad_()
+    start, target = (read_image(output / f"{word}.png")[None] for word in ("start", "target"))
+    image = start.clone()
     optimiser = torch.optim.Adam([image], lr=OPTIONS.learning_rate)
-    with torch.no_grad():
-        features = teacher.features(target)
-    kept, steps, seconds = [image.detach().clone()], [0], 0.0
-    numbers = range(1, OPTIONS.steps + 1)
-    for step in track(numbers, "exact VGG-19, for comparison", console=command.stderr):
-        start = time.perf_counter()
-        pixels = image.detach()
-        mse = closed_form(pixels, target, pixels, 0.0, OPTIONS.mse_weight)
-        image.grad = teacher.gradient(pixels, features) + mse
+    kept, steps, seconds = [start], [0], 0.0
+    for step in track(range(1, OPTIONS.steps + 1), name, console=command.stderr):
+        begin = time.perf_counter()
+        mse = closed_form(image, target, image, 0.0, OPTIONS.mse_weight)
+        image.grad = gradient(image) + mse
         optimiser.step()
-        seconds += time.perf_counter() - start
+        seconds += time.perf_counter() - begin
         if step % OPTIONS.keep_every == 0:
-            kept.append(image.detach().clone())
+            kept.append(image.clone())
             steps.append(step)
-    to_pil(image.detach()[0]).save(folder / "result.png")
+    to_pil(image[0]).save(folder / "result.png")
     losses = _true_losses(teacher, torch.cat(kept), target)
-    return Run("exact VGG-19 (PyTorch)", folder, seconds / OPTIONS.steps, steps, losses)
+    return Run(name, folder, seconds / OPTIONS.steps, steps, losses)
 
 
 def _true_losses(teacher: PerceptualLoss, images: Tensor, target: Tensor) -> list[float]:
     with torch.no_grad():
         features = teacher.features(target)
         return [float(teacher(image[None], features)) for image in images]
-
-
-def _read(path: Path) -> Tensor:
-    return read_image(path)[None]
 
 
 def _show(output: Path, runs: list[Run], exports: Path) -> None:
@@ -142,7 +143,7 @@ def _show(output: Path, runs: list[Run], exports: Path) -> None:
     pictures += [(f"result, {run.name}", run.folder / "result.png") for run in runs]
     for run in runs:
         Console(width=100).print(
-            f"{run.name:24} true VGG-19 loss {run.vgg19[0]:.3f} -> {run.vgg19[-1]:.3f}, "
+            f"{run.name:26} true VGG-19 loss {run.vgg19[0]:.3f} -> {run.vgg19[-1]:.3f}, "
             f"{run.seconds_per_step * 1000:.0f} ms a step",
             highlight=False,
         )
