@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgn import PGN, PgnError
@@ -23,9 +25,24 @@ class ProxyGraph(nn.Module):
     def __init__(self, net: PGN) -> None:
         super().__init__()
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        fold_batch_norms(self.net)
 
     def forward(self, generated: Tensor, target: Tensor) -> dict[str, Tensor]:
         return {OUTPUT: denormalise(self.net(normalise(generated), normalise(target)))}
+
+
+def fold_batch_norms(net: nn.Module) -> None:
+    """Fold every batch normalisation into the convolution before it, in place.
+
+    Our networks define their layers in the order in which they run them, so neighbours among a
+    module's children are neighbours in the graph. The converters fold too, each in its way; done
+    here, it is the same for all.
+    """
+    for module in net.modules():
+        for (name, conv), (following, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, following, nn.Identity())
 
 
 def example(size: Size, batch: int = 1) -> dict[str, Tensor]:

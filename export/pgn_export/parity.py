@@ -21,7 +21,7 @@ from torch import Tensor
 from pgn import PGN
 from pgn.degrade import blur
 from pgn.images import centre_crop, find_images, read_image
-from pgn_export.graph import ProxyGraph, Size
+from pgn_export.graph import Size
 
 DISTANCES = {"far": 1.0, "mid": 0.3, "near": 0.05}  # of the way from the photo to its blur
 BLUR = 4.0  # pixels
@@ -48,14 +48,13 @@ class Figures:
 
 def measure(net: PGN, proxy: Proxy, size: Size) -> list[Figures]:
     """Compare `proxy` with the float64 network on the bundled photos, at every distance."""
-    reference = ProxyGraph(copy.deepcopy(net)).double()
+    reference = copy.deepcopy(net).eval().double()
     figures = []
     for name, share in DISTANCES.items():
         rows = []
         for photo in photos(size):
             generated = torch.lerp(photo, blur(photo[0], BLUR)[None], share)
-            with torch.no_grad():
-                wanted = reference(generated.double(), photo.double())["proxy"]
+            wanted = reference.proxy(generated.double(), photo.double())
             found = torch.from_numpy(np.array(proxy(generated.numpy(), photo.numpy())))
             rows.append(_compare(generated.double(), found.double(), wanted))
         worst = min(rows, key=lambda row: row[0] if row[0] == row[0] else -np.inf)
