@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pgn import official
 from pgn.errors import PgnError, unknown_name
-from pgn.images import atomic_path
+from pgn.files import atomic_path
 from pgn.model import PGN, PGNConfig
 
 BUNDLED = ("pgn-lite",)
@@ -43,8 +43,10 @@ def load(name_or_path: str | Path, *, head: str | None = None) -> PGN:
         raise PgnError(f"head: got '{head}', but {path.name} records its own. Leave it out.")
     else:
         config, state, info = _read(path)
-    net = PGN(config, info)
+    with torch.device("meta"):  # nothing is allocated before the shapes are compared
+        net = PGN(config, info)
     _fill(net, state, path)
+    net.source = path
     return net.eval()
 
 
@@ -52,9 +54,12 @@ def save(net: PGN, path: str | Path) -> Path:
     """Write a checkpoint, by rename, so that a crash leaves the old file.
 
     Raises:
-        PgnError: the suffix is not .safetensors, or the folder cannot be written.
+        PgnError: the suffix is not .safetensors, the weights are not finite, or the folder cannot
+            be written.
     """
     final = Path(path)
+    if not all(torch.isfinite(tensor).all() for tensor in _state(net).values()):
+        raise PgnError("checkpoint: the weights hold NaN or infinite values: the network diverged.")
     if final.suffix != ".safetensors":
         raise PgnError(f"checkpoint: got {final.name}, expected a name ending in .safetensors.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(net).items()}
@@ -64,22 +69,21 @@ def save(net: PGN, path: str | Path) -> Path:
     return final
 
 
-def source_path(name_or_path: str | Path) -> Path:
-    """The file behind a bundled name or a path (exports record its hash)."""
-    return _resolve(str(name_or_path))
-
-
 def _state(net: PGN) -> dict[str, Tensor]:
     state: dict[str, Tensor] = net.backbone.state_dict()
     return state
 
 
 def _resolve(name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
     if name_or_path in BUNDLED:
         return Path(str(resources.files("pgn") / "assets" / f"{name_or_path}.safetensors"))
+    path = Path(name_or_path)
+    try:
+        exists = path.is_file()
+    except OSError:  # a name that is too long, say
+        exists = False
+    if exists:
+        return path
     if path.suffix or len(path.parts) > 1:
         raise PgnError(
             f"checkpoint: no file {name_or_path}. Give a .safetensors or .pth file that exists, "
@@ -98,21 +102,28 @@ def _read(path: Path) -> tuple[PGNConfig, dict[str, Tensor], dict[str, Any]]:
             f"checkpoint: {path} is no readable .safetensors file ({error}). "
             f"It may be cut short: copy or train it again."
         ) from None
-    try:
-        described = json.loads(metadata["pgn"])
-        config = PGNConfig(**{key: described[key] for key in _CONFIG_KEYS & described.keys()})
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise PgnError(
-            f"checkpoint: {path} has no valid 'pgn' metadata ({error!r}). "
-            f"Expected a file written by pgn.save or pgn-train."
-        ) from None
-    if described.get("format") != FORMAT_VERSION:
-        raise PgnError(
-            f"checkpoint: {path} has format {described.get('format')}, this version reads "
-            f"{FORMAT_VERSION}. Upgrade pgn-edge."
-        )
+    described = _described(metadata, path)
+    config = PGNConfig(**{key: described[key] for key in _CONFIG_KEYS & described.keys()})
     info = {k: v for k, v in described.items() if k not in _CONFIG_KEYS and k != "format"}
     return config, state, info
+
+
+def _described(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(metadata["pgn"])
+        version = described["format"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise PgnError(
+            f"checkpoint: {path} has no valid 'pgn' metadata. "
+            f"Expected a file written by pgn.save or pgn-train."
+        ) from None
+    if version != FORMAT_VERSION:
+        raise PgnError(
+            f"checkpoint: {path} has format {version!r}, this version reads {FORMAT_VERSION}. "
+            f"If it is newer, upgrade pgn-edge."
+        )
+    found: dict[str, Any] = described
+    return found
 
 
 def _fill(net: PGN, state: dict[str, Tensor], path: Path) -> None:
@@ -121,10 +132,12 @@ def _fill(net: PGN, state: dict[str, Tensor], path: Path) -> None:
     problems = []
     if missing := sorted(expected.keys() - state.keys()):
         problems.append(f"missing: {', '.join(missing[:5])}{_more(missing)}")
-    if extra := sorted(state.keys() - expected.keys()):
+    if extra := sorted(map(str, state.keys() - expected.keys())):
         problems.append(f"not expected: {', '.join(extra[:5])}{_more(extra)}")
     for name in sorted(expected.keys() & state.keys()):
-        if expected[name].shape != state[name].shape:
+        if not isinstance(state[name], Tensor):
+            problems.append(f"{name}: got {type(state[name]).__name__}, expected a tensor")
+        elif expected[name].shape != state[name].shape:
             got, wanted = tuple(state[name].shape), tuple(expected[name].shape)
             problems.append(f"{name}: got shape {got}, expected {wanted}")
         elif not torch.isfinite(state[name]).all():
@@ -135,7 +148,8 @@ def _fill(net: PGN, state: dict[str, Tensor], path: Path) -> None:
             f"checkpoint: {path} does not fit backbone '{net.config.backbone}': {shown}. "
             f"Expected exactly the tensors of that backbone."
         )
-    net.backbone.load_state_dict(state)
+    typed = {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
+    net.backbone.load_state_dict(typed, assign=True)
 
 
 def _more(names: list[str]) -> str:

@@ -7,22 +7,22 @@ import sys
 import typer
 from rich.console import Console
 
-from pgn.errors import PgnError
-
 stderr = Console(stderr=True)
 
 
 def run(app: typer.Typer) -> None:
-    """Run a typer application; user errors leave with their exit code and one message."""
+    """Run a typer application; user errors leave with their exit code and one message.
+
+    User errors are those with an `exit_code`: PgnError, and pgn_runtime's, which pgn cannot name.
+    """
     try:
         app()
-    except PgnError as error:
-        stderr.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         stderr.print("stopped")
         sys.exit(130)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        stderr.print(f"error: {error}", soft_wrap=True, highlight=False, markup=False)
+        sys.exit(code)

@@ -1,4 +1,4 @@
-"""Pixels and normalised images: conversion, checks at the door, reading and writing files.
+"""Pixels and normalised images: conversion, checks at the door, crops.
 
 Shapes: N images, C = 3 channels (RGB), H x W pixels.
 Public images are float32 pixels in [0, 1]; networks work on u = (pixels - mean) / std (ImageNet).
@@ -6,16 +6,10 @@ Public images are float32 pixels in [0, 1]; networks work on u = (pixels - mean)
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pgn.errors import PgnError
@@ -24,7 +18,6 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, pixels in [0, 1]
 STD = (0.229, 0.224, 0.225)
 MIN_SIZE = 32  # pixels; the deepest backbone divides by 32
 MAX_VALUE = 4.0  # no generator that is worth a gradient leaves [0, 1] by more; 8-bit pixels do
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -54,6 +47,11 @@ def check_pair(generated: Tensor, target: Tensor) -> None:
     """
     for name, image in (("generated", generated), ("target", target)):
         _check_pixels(name, image)
+    if generated.dtype != target.dtype or generated.device != target.device:
+        raise PgnError(
+            f"target: got {target.dtype} on {target.device}, expected that of generated, "
+            f"{generated.dtype} on {generated.device}. Convert one: target.to(generated)."
+        )
     if generated.shape != target.shape:
         raise PgnError(
             f"target: got shape {tuple(target.shape)}, expected that of generated, "
@@ -62,22 +60,27 @@ def check_pair(generated: Tensor, target: Tensor) -> None:
 
 
 def _check_pixels(name: str, image: Tensor) -> None:
+    if not isinstance(image, Tensor):
+        raise PgnError(
+            f"{name}: got {type(image).__name__}, expected a torch.Tensor: torch.from_numpy(image)."
+        )
     shape = tuple(image.shape)
     if image.ndim != 4 or shape[1] != 3:
         raise PgnError(
             f"{name}: got shape {shape}, expected (N, 3, H, W). One image of (3, H, W) becomes "
             f"a batch with image[None]; (N, H, W, 3) with image.permute(0, 3, 1, 2)."
         )
-    if min(shape[2:]) < MIN_SIZE:
+    if shape[0] == 0 or min(shape[2:]) < MIN_SIZE:
         raise PgnError(
-            f"{name}: got {shape[2]}x{shape[3]} pixels, expected at least {MIN_SIZE}x32."
+            f"{name}: got shape {shape}, expected an image or more with sides of at least "
+            f"{MIN_SIZE} pixels."
         )
     if not image.is_floating_point():
         raise PgnError(
             f"{name}: got {image.dtype}, expected float pixels in [0, 1]: image / 255.0."
         )
     low, high = (float(value) for value in torch.aminmax(image.detach()))
-    if not np.isfinite([low, high]).all():
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise PgnError(
             f"{name}: got NaN or infinite values, expected pixels in [0, 1]. "
             f"The generator has diverged: lower its learning rate, or start again."
@@ -89,39 +92,6 @@ def _check_pixels(name: str, image: Tensor) -> None:
         )
 
 
-def read_image(path: str | Path) -> Tensor:
-    """Read one picture as pixels (3, H, W) in [0, 1].
-
-    Raises:
-        PgnError: the file is missing, or is no picture that can be decoded.
-    """
-    try:
-        with Image.open(path) as file:
-            array = np.asarray(file.convert("RGB"), dtype=np.float32) / 255.0
-    except FileNotFoundError:
-        raise PgnError(f"image: no file {path}. Check the path.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise PgnError(
-            f"image: {path} cannot be decoded ({error}). Expected a JPEG, PNG, WebP or BMP file."
-        ) from None
-    return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """All pictures below `folder`, sorted by name.
-
-    Raises:
-        PgnError: there is no such folder, or it holds no picture.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise PgnError(f"images: no folder {root}. Check the path.")
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise PgnError(f"images: no {', '.join(sorted(IMAGE_SUFFIXES))} file below {root}.")
-    return found
-
-
 def centre_crop(image: Tensor, size: int) -> Tensor:
     """The central (3, size, size) of (3, H, W), enlarged first where a side is shorter."""
     shorter = min(image.shape[-2:])
@@ -131,26 +101,3 @@ def centre_crop(image: Tensor, size: int) -> Tensor:
         image = F.interpolate(image[None], shape, mode="bicubic", antialias=True)[0].clamp(0, 1)
     top, left = ((side - size) // 2 for side in image.shape[-2:])
     return image[:, top : top + size, left : left + size]
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends without an error.
-
-    Raises:
-        PgnError: the folder cannot be made or written.
-    """
-    final = Path(path)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
-    except OSError as error:
-        raise PgnError(f"output: cannot write to {final.parent} ({error.strerror}).") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
-        temporary.replace(final)
-    finally:
-        temporary.unlink(missing_ok=True)

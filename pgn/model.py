@@ -8,6 +8,7 @@ Shapes: N images, 3 channels (RGB), H x W pixels of at least 32 x 32.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,10 +31,15 @@ class PGNConfig:
     options: dict[str, Any] = field(default_factory=dict)  # of the backbone: other widths
 
     def __post_init__(self) -> None:
+        for name, kind in (("backbone", str), ("head", str), ("options", dict)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise PgnError(f"{name}: got {value!r}, expected a {kind.__name__}.")
         heads.head(self.head)
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and 0 < value < float("inf")):
                 raise PgnError(f"{name}: got {value!r}, expected a positive number.")
 
 
@@ -41,12 +47,14 @@ class PGN(nn.Module):
     """Predicts the gradient of a perceptual loss in one forward pass.
 
     `info` is free metadata that travels with a checkpoint: teacher, training, measured quality.
+    `source` is the file it was loaded from.
     """
 
     def __init__(self, config: PGNConfig, info: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
         self.info = dict(info or {})
+        self.source: Path | None = None
         self.backbone = backbones.build(config.backbone, **config.options)
         self._head = heads.head(config.head)
 
@@ -69,9 +77,17 @@ class PGN(nn.Module):
             (N, 3, H, W) pixels; they may leave [0, 1].
 
         Raises:
-            PgnError: shapes differ or are no images; NaN; values of 0..255.
+            PgnError: shapes differ or are no images; NaN; values of 0..255; another dtype or
+                device than the network's.
         """
         check_pair(generated, target)
+        weight = next(self.parameters())
+        if generated.dtype != weight.dtype or generated.device != weight.device:
+            raise PgnError(
+                f"generated: got {generated.dtype} on {generated.device}, and the network is "
+                f"{weight.dtype} on {weight.device}. Convert the images: image.to(torch.float32), "
+                f"image.to(device)."
+            )
         return denormalise(self(normalise(generated), normalise(target)))
 
     def gradient(self, generated: Tensor, target: Tensor, mse_weight: float = 0.0) -> Tensor:
@@ -97,7 +113,7 @@ class PGN(nn.Module):
 
     def metadata(self) -> dict[str, Any]:
         """Configuration and info as one JSON-ready dictionary."""
-        return {**asdict(self.config), **self.info}
+        return {**self.info, **asdict(self.config)}
 
 
 def closed_form(

@@ -65,7 +65,7 @@ def test_a_failing_save_leaves_the_old_file(
         raise OSError("disk full")
 
     monkeypatch.setattr("pgn.checkpoint.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(PgnError, match="disk full"):
         pgn.save(tiny(), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
@@ -90,6 +90,22 @@ def newer(state: dict[str, Tensor], described: dict[str, Any]) -> None:
     described["format"] = 99
 
 
+def options_list(state: dict[str, Tensor], described: dict[str, Any]) -> None:
+    described["options"] = [1]
+
+
+def huge(state: dict[str, Tensor], described: dict[str, Any]) -> None:
+    described["options"] = {"widths": [[1_000_000], [1_000_000, 6]]}
+
+
+def no_widths(state: dict[str, Tensor], described: dict[str, Any]) -> None:
+    described["options"] = {"widths": [[4.5], [6, 6]]}
+
+
+def truth_for_number(state: dict[str, Tensor], described: dict[str, Any]) -> None:
+    described["alpha"] = True
+
+
 def other_backbone(state: dict[str, Tensor], described: dict[str, Any]) -> None:
     described["backbone"] = "ligth"
 
@@ -102,6 +118,10 @@ def other_backbone(state: dict[str, Tensor], described: dict[str, Any]) -> None:
         (shape, r"convs.0.weight: got shape \(4, 3, 5, 5\), expected \(4, 3, 3, 3\)"),
         (not_finite, r"convs.0.weight: holds NaN"),
         (newer, r"format 99"),
+        (options_list, r"options: got \[1\], expected a dict"),
+        (huge, r"got shape \(4, 3, 3, 3\), expected \(1000000, 3, 3, 3\)"),
+        (no_widths, "cannot be built"),
+        (truth_for_number, "alpha: got True"),
         (other_backbone, r"Did you mean 'lite'"),
     ],
 )
@@ -124,12 +144,22 @@ def test_tensors_without_our_metadata_are_refused(tmp_path: Path) -> None:
         pgn.load(tmp_path / "other.safetensors")
 
 
+def test_a_diverged_network_is_not_saved(tmp_path: Path) -> None:
+    net = tiny()
+    with torch.no_grad():
+        net.backbone.get_parameter("convs.0.bias")[0] = torch.inf
+    with pytest.raises(PgnError, match="diverged"):
+        pgn.save(net, tmp_path / "net.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("pgn-light", "Did you mean 'pgn-lite'"),
         ("missing.safetensors", "no file missing.safetensors"),
         ("folder/net.pth", "no file folder/net.pth"),
+        ("x" * 5000, "expected one of pgn-lite"),
     ],
 )
 def test_unknown_names_and_paths_are_refused(name: str, message: str) -> None:
@@ -240,8 +270,14 @@ def test_the_legacy_unet_scale_is_understood(tmp_path: Path) -> None:
         (official(2, type="warped_target"), "expected direct or proxy"),
         (official(2, grad_type="l1"), "expected direct or proxy"),
         ({**official(2), "version": 7}, "version 7"),
-        ({"version": 2}, "lacks 'state_dict'"),
-        ({"version": 1}, "holds no weights"),
+        ({"version": 2}, "malformed for version 2"),
+        ({"version": 1}, "malformed for version 1"),
+        ({"version": 1, "state_dict": {}, "params": {}}, "holds no weights"),
+        ({**official(1), "params": {"num_blocks": 5}}, "5 residual blocks"),
+        ({**official(1), "params": {"dropout": 1}}, "never published: dropout"),
+        ({**official(1), "state_dict": [1]}, "malformed"),
+        ({**official(1), "state_dict": {3: "x"}}, "not expected: 3"),
+        (official(0, grad_scale=0), "a scale is 0"),
         ([1, 2], "holds a list"),
     ],
 )

@@ -26,6 +26,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "good").mkdir()
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "good" / "plain.png")
     (tmp_path / "net.safetensors").write_bytes(b"no tensors")
     return tmp_path
 
@@ -48,11 +50,23 @@ def folder(tmp_path: Path) -> Path:
         (("pgn-eval", "alignment", "--images", "gone"), "no folder gone"),
         (("pgn-eval", "alignment", "--images", "empty"), "no .*jpg"),
         (("pgn-eval", "alignment", "--images", "bad"), "broken.png cannot be decoded"),
-        (("pgn-eval", "alignment", "--images", "bad", "--size", "8"), "at least 32"),
+        (
+            ("pgn-eval", "alignment", "--images", "bad", "--size", "8"),
+            "greater than or equal to 32",
+        ),
+        (("pgn-eval", "alignment", "--images", "good"), "no photo has any structure"),
         (("pgn-train", "--data", "empty", "-o", "run"), "no .*jpg"),
         (("pgn-train", "--data", "bad", "-o", "run", "--backbone", "resnet5"), "Did you mean"),
         (("pgn-train", "--data", "bad", "-o", "run", "--teacher", "vgg91"), "Did you mean"),
-        (("pgn-train", "--data", "bad", "-o", "file/run"), "cannot write|could not be read"),
+        (("pgn-train", "--data", "good", "-o", "file/run"), "cannot write to file/run"),
+        (("pgn-train", "--data", "bad", "-o", "run", "--teacher", "vgg16"), "lite has the layers"),
+        (
+            ("pgn-train", "--data", "good", "-o", "x", "--batch", "4", "--backbone", "unet"),
+            "0 . a mu",
+        ),
+        (("pgn-eval", "alignment", "--images", "good", "--record", "file/c.safetensors"), "cannot"),
+        (("python", "-m", "pgn_bench.demo", "-o", "file"), "cannot write to file"),
+        (("python", "-m", "pgn_runtime", "gone.onnx", "a.png", "b.png", "-o", "file"), "cannot"),
     ],
 )
 def test_bad_input_leaves_with_2_and_a_message(
@@ -66,6 +80,48 @@ def test_bad_input_leaves_with_2_and_a_message(
     assert done.returncode == 2, flat
     assert re.search(message, flat), flat
     assert sorted(p.name for p in folder.rglob("*")) == before, "something was left behind"
+
+
+def test_a_path_full_of_markup_is_printed_as_it_is(tmp_path: Path) -> None:
+    done = run("pgn-eval", "alignment", "--images", r"no\[/]x[bold]", cwd=tmp_path)
+    assert done.returncode == 2 and r"no\[/]x[bold]" in done.stderr.replace("\n", "")
+
+
+HIDDEN = """
+import sys
+sys.modules[{module!r}] = None
+from pgn_runtime import commands
+sys.argv = [{command!r}, *{flags!r}]
+commands.{command}()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "flags", "extra"),
+    [
+        ("train", "torch", ["--help"], "train"),
+        ("evaluate", "typer", ["--help"], "train"),
+        ("bench", "torch", ["--help"], "bench"),
+        ("export", "torch", ["--help"], "export"),
+        ("export", "litert_torch", ["--target", "tflite"], "export"),
+    ],
+)
+def test_a_missing_extra_leaves_with_5_and_the_install_line(
+    command: str, module: str, flags: list[str], extra: str, tmp_path: Path
+) -> None:
+    code = HIDDEN.format(command=command, module=module, flags=flags)
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert f'pip install "pgn-edge[{extra}]"' in done.stderr
+
+
+@pytest.mark.slow
+def test_what_could_be_exported_is_told_when_a_target_fails(tmp_path: Path) -> None:
+    flags = ["--target", "all", "--size", "48", "--json"]
+    code = HIDDEN.format(command="export", module="litert_torch", flags=flags)
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert [result["target"] for result in json.loads(done.stdout)] == ["onnx", "coreml"]
 
 
 @pytest.mark.slow
@@ -114,11 +170,13 @@ def test_pictures_are_fitted_from_the_command_line(tmp_path: Path) -> None:
     to_pil(photo).save(tmp_path / "target.png")
     to_pil(blur(photo, 2.0)).save(tmp_path / "start.png")
     assert run("pgn-export", "--target", "onnx", "--size", "64", cwd=tmp_path).returncode == 0
-    model = "exports/pgn-lite-dynamic-fp32.onnx"
-    done = run(
-        "python", "-m", "pgn_runtime", model, "start.png", "target.png", "-o", "out",
-        "--steps", 20, cwd=tmp_path,
-    )  # fmt: skip
+    code = (
+        "import sys; from pgn_runtime.__main__ import main\n"
+        "code = main(['exports/pgn-lite-dynamic-fp32.onnx', 'start.png', 'target.png', '-o', 'out',"
+        " '--steps', '20'])\n"
+        "sys.exit(code or ('torch' in sys.modules and 'torch was loaded'))"
+    )
+    done = run("python", "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["loss_last"] < json.loads(done.stdout)["loss_first"]
     with Image.open(tmp_path / "out" / "result.png") as picture:

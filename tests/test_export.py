@@ -20,7 +20,8 @@ from pgn import PGN, ConversionError, GateError, MissingExtraError, PGNConfig, P
 from pgn.degrade import blur
 from pgn_export import TARGETS, coreml, export, exporting, parity
 from pgn_export.graph import ProxyGraph, activation_bytes, check_size, example
-from pgn_runtime import Artifact
+from pgn_runtime import Artifact, RuntimeInputError
+from pgn_runtime.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of converters and runtimes, not ours
 
@@ -112,6 +113,19 @@ def test_the_gate_rejects_every_planted_fault(fault: str | None) -> None:
 
     passed = all(row.passed for row in parity.measure(net, proxy, SIZE))
     assert passed == (fault is None)
+
+
+def test_a_fault_on_one_photo_is_enough() -> None:
+    net = network("lite")
+    spoilt = parity.photos(SIZE)[2].numpy()
+
+    def proxy(generated: Pixels, target: Pixels) -> Pixels:
+        good = net.proxy(torch.from_numpy(generated), torch.from_numpy(target)).numpy()
+        factor = 3 if np.array_equal(target, spoilt) else 1
+        tripled: Pixels = generated - factor * (generated - good)
+        return tripled
+
+    assert not any(row.passed for row in parity.measure(net, proxy, SIZE))
 
 
 def fake_converter(target: str, monkeypatch: pytest.MonkeyPatch, how: Any) -> None:
@@ -229,3 +243,8 @@ def test_exports_share_one_manifest_and_replace_their_own_entry(tmp_path: Path) 
     artifacts = json.loads((tmp_path / "manifest.json").read_text())["artifacts"]
     assert len(artifacts) == 2
     assert artifacts[first.path.name]["sha256"] == first.manifest["sha256"]
+    assert first.manifest["checkpoint_sha256"] == sha256(pgn.load("pgn-lite").source or Path())
+    assert first.manifest["lambda"] == 2.0
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(RuntimeInputError, match="not readable"):
+        export(net, "onnx", tmp_path, SIZE)

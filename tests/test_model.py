@@ -58,8 +58,8 @@ def test_a_little_outside_the_range_is_accepted(pair: tuple[Tensor, Tensor]) -> 
     assert torch.isfinite(network("hybrid").gradient(generated * 1.4 - 0.2, target)).all()
 
 
-def broken(image: Tensor, how: str) -> Tensor:
-    changed = {
+def broken(image: Tensor, how: str) -> Any:
+    changed: dict[str, Any] = {
         "NaN": image * torch.where(torch.arange(image.shape[-1]) == 3, torch.nan, 1.0),
         "0..255": image * 255,
         "uint8": (image * 255).byte(),
@@ -67,6 +67,9 @@ def broken(image: Tensor, how: str) -> Tensor:
         "one image": image[0],
         "small": image[..., :31, :],
         "other size": image[..., :-8],
+        "none": image[:0],
+        "numpy": image.numpy(),
+        "float64": image.double(),
     }
     return changed[how]
 
@@ -82,15 +85,23 @@ def broken(image: Tensor, how: str) -> Tensor:
         ("one image", r"image\[None\]"),
         ("small", "at least 32"),
         ("other size", "expected that of generated"),
+        ("none", "an image or more"),
+        ("numpy", r"got ndarray.*torch.from_numpy"),
+        ("float64", r"torch.float64"),
     ],
 )
 def test_what_is_no_pair_of_images_is_refused_with_a_remedy(
     how: str, message: str, which: str, pair: tuple[Tensor, Tensor]
 ) -> None:
-    images = dict(zip(("generated", "target"), pair, strict=True))
+    images: dict[str, Any] = dict(zip(("generated", "target"), pair, strict=True))
     images[which] = broken(images[which], how)
     with pytest.raises(PgnError, match=message):
         network("proxy").proxy(**images)
+
+
+def test_images_of_another_dtype_than_the_network_are_refused(pair: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(PgnError, match=r"got torch.float64.*network is torch.float32"):
+        network("proxy").proxy(*(image.double() for image in pair))
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])

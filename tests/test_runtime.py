@@ -40,7 +40,7 @@ def artifact(shape: tuple[int | None, ...] = (None, 3, None, None)) -> Artifact:
     return Artifact(Path("none.onnx"), session, alpha=40.0)
 
 
-def test_importing_and_using_the_runtime_loads_no_torch(tmp_path: Path) -> None:
+def test_importing_the_runtime_and_its_backends_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, pgn_runtime, pgn_runtime.__main__, pgn_runtime.backends.onnxruntime\n"
         "import pgn_runtime.backends.litert, onnxruntime, ai_edge_litert.interpreter\n"
@@ -108,8 +108,8 @@ def test_fit_goes_to_the_target_and_reports_every_step() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda image: image * 255, "0..255 by 255"),
-        (lambda image: image * np.float32(np.nan), "diverged"),
+        (lambda image: image * 255, "0..255, divide by 255"),
+        (lambda image: image * np.float32(np.nan), "from nan to nan.*diverged"),
         (lambda image: image[0], "got shape"),
         (lambda image: image[:, :, :20], "at least 32"),
         (lambda image: image[..., :-4], "expected that of generated"),
@@ -145,7 +145,7 @@ def test_pictures_survive_a_round_trip(tmp_path: Path) -> None:
 def test_a_file_that_is_no_graph_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"no graph")
     with pytest.raises(RuntimeInputError, match="refuses"):
-        Artifact.load(tmp_path / name)
+        pgn_runtime.backends.load(tmp_path / name, 1)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_file_that_is_no_graph_is_refused(name: str, tmp_path: Path) -> None:
 def test_unknown_and_missing_models_are_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "model.h5").touch()
     with pytest.raises(RuntimeInputError, match=message):
-        Artifact.load(tmp_path / name)
+        pgn_runtime.backends.load(tmp_path / name, 1)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,13 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"x")
     with pytest.raises(RuntimeInputError, match="does not list m.onnx"):
         read_entry(tmp_path / "m.onnx")
-    manifest = {"schema": 1, "artifacts": {"m.onnx": {"sha256": sha256(tmp_path / "m.onnx")}}}
+    entry = {"sha256": sha256(tmp_path / "m.onnx"), "alpha": 40.0}
+    for change in ({"alpha": -40}, {"alpha": "x"}, {"alpha": None}):
+        manifest = {"schema": 1, "artifacts": {"m.onnx": {**entry, **change}}}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(RuntimeInputError, match="no valid entry for m.onnx"):
+            read_entry(tmp_path / "m.onnx")
+    manifest = {"schema": 1, "artifacts": {"m.onnx": entry}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert read_entry(tmp_path / "m.onnx")
     (tmp_path / "m.onnx").write_bytes(b"y")

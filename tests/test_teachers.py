@@ -110,6 +110,7 @@ def test_lpips_is_the_weighted_difference_of_unit_features(
         ("vgg16", "oxford", "oxford has vgg19 only"),
         ("vgg19", "nowhere.pth", "no file nowhere.pth"),
         ("lpips-alex", "nowhere.safetensors", "no file nowhere"),
+        ("lpips-vgg", "lpips", "the package lpips cannot be used here.*Give a file"),
     ],
 )
 def test_unknown_names_and_weights_are_refused(
@@ -126,6 +127,20 @@ def test_weights_of_another_network_are_refused(name: str, message: str, tmp_pat
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(PgnError, match=message):
         PerceptualLoss(name, tmp_path / "other.safetensors")
+
+
+def test_a_deeper_networks_weights_are_refused(tmp_path: Path) -> None:
+    layers = torchvision_layers("vgg19")
+    torch.save({f"features.{k}": v for k, v in layers.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(PgnError, match="does not fit vgg16: size mismatch"):
+        PerceptualLoss("vgg16", tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("contents", [[1, 2], {"a": 1}, None])
+def test_weights_that_are_no_tensors_are_refused(contents: object, tmp_path: Path) -> None:
+    torch.save(contents, tmp_path / "w.pth")
+    with pytest.raises(PgnError, match="no dictionary of tensors"):
+        PerceptualLoss("vgg19", tmp_path / "w.pth")
 
 
 def test_missing_oxford_wheel_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import pgn
 from pgn import command
-from pgn_bench.gradient import COMPILED, providers
+from pgn_bench.gradient import COMPILED, EXACT, providers
 from pgn_bench.timing import interleaved, machine
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -26,8 +26,8 @@ def bench() -> None:
 
 @app.command()
 def gradient(
-    size: Annotated[int, typer.Option(help="Pixels.", min=32)] = 224,
-    threads: Annotated[int, typer.Option(help="Of every runtime.", min=1)] = 2,
+    size: Annotated[int, typer.Option(help="Pixels.", min=32, max=2048)] = 224,
+    threads: Annotated[int, typer.Option(help="Of every runtime.", min=1, max=256)] = 2,
     rounds: Annotated[int, typer.Option(help="Timed calls of each.", min=1)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
@@ -43,7 +43,7 @@ def gradient(
         report = {"size": size, "threads": threads, "machine": machine(), "rows": rows}
         typer.echo(json.dumps(report, indent=2))
         return
-    base = timings[COMPILED].median_ms
+    base = timings[COMPILED if COMPILED in timings else EXACT].median_ms
     table = Table("gradient", "cosine", "median ms", "p10", "p90", "times faster")
     for provider in found:
         timing = timings[provider.name]

@@ -54,16 +54,18 @@ def providers(net: pgn.PGN, size: Size, threads: int) -> list[Provider]:
     predicted = net.gradient(generated, target)
     calls: dict[str, tuple[Call, Tensor]] = {
         EXACT: (lambda: teacher.gradient(generated, features), exact),
-        COMPILED: (_compiled(teacher, generated, features), exact),
         "pgn-lite, PyTorch": (lambda: net.gradient(generated, target), predicted),
     }
+    if compiled := _compiled(teacher, generated, features):
+        calls[COMPILED] = (compiled, exact)
     for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
         call = _exported(net, target_name, (generated, target), threads)
         calls[f"pgn-lite, {runtime}"] = (call, predicted)
     return [_checked(name, call, wanted, exact) for name, (call, wanted) in calls.items()]
 
 
-def _compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]) -> Call:
+def _compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]) -> Call | None:
+    """The compiled exact gradient, or None where no C++ compiler is at hand."""
     loss = torch.compile(lambda image: teacher(image, features).sum())
 
     def call() -> Tensor:
@@ -71,6 +73,10 @@ def _compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]
         (gradient,) = torch.autograd.grad(loss(variable), variable)
         return gradient
 
+    try:
+        call()
+    except torch._inductor.exc.InvalidCxxCompiler:
+        return None
     return call
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from pgn.images import atomic_path
+from pgn.files import atomic_path
 
 
 def embed_png(path: Path) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pgn
-from pgn import PgnError, command
+from pgn import ConversionError, GateError, MissingExtraError, PgnError, command
 from pgn.errors import unknown_name
 from pgn_export.exporting import TARGETS, ExportResult, export
 from pgn_export.graph import Size
@@ -32,23 +32,31 @@ def main_command(
     """Export a checkpoint and measure that every artifact gives the network's gradient."""
     targets, shape = parse_targets(target), parse_size(size)
     net = pgn.load(checkpoint)
-    results = []
+    results: list[ExportResult] = []
+    failures: list[PgnError] = []
     for chosen in targets:
-        with command.stderr.status(f"{chosen}: converting and measuring"):
+        command.stderr.print(f"{chosen}: converting and measuring")
+        try:
             results.append(export(net, chosen, output, shape, Path(checkpoint).stem))
+        except (ConversionError, GateError, MissingExtraError) as error:
+            failures.append(error)  # the other targets may well succeed
     if as_json:
         typer.echo(json.dumps([_plain(result) for result in results], indent=2))
-    else:
+    elif results:
         _print(results)
+    for failure in failures[1:]:
+        command.stderr.print(f"error: {failure}", markup=False, soft_wrap=True)
+    if failures:
+        raise failures[0]
 
 
 def parse_targets(text: str) -> list[str]:
     """A comma list or "all" to names of targets, in order, each once."""
-    names = list(TARGETS) if text == "all" else [part.strip() for part in text.split(",")]
+    names = [part.strip() for part in text.split(",")]
     for name in names:
-        if name not in TARGETS:
+        if name not in (*TARGETS, "all"):
             raise unknown_name("--target", name, [*TARGETS, "all"])
-    return list(dict.fromkeys(names))
+    return list(TARGETS) if "all" in names else list(dict.fromkeys(names))
 
 
 def parse_size(text: str) -> Size:

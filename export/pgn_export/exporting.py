@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pgn.errors import unknown_name
 from pgn_export import coreml, manifest, onnx, parity, tflite
 from pgn_export.graph import ProxyGraph, Size, check_size
 from pgn_runtime import backends
+from pgn_runtime.artifact import read_manifest
 from pgn_runtime.errors import MissingBackendError
 
 _TARGETS: dict[str, ModuleType] = {"onnx": onnx, "tflite": tflite, "coreml": coreml}
@@ -64,7 +66,8 @@ def export(
         raise unknown_name("target", target, TARGETS)
     converter = _TARGETS[target]
     size = (size, size) if isinstance(size, int) else size
-    check_size(net, size, free_memory())
+    check_size(net, size, available_memory())
+    read_manifest(Path(output))  # a broken one is told before the work, not after it
     fixed = size if converter.FIXED_SIZE else None
     shown = f"{size[0]}x{size[1]}" if fixed else "dynamic"
     path = Path(output) / f"{name}-{shown}-fp32{converter.SUFFIX}"
@@ -74,18 +77,21 @@ def export(
         made = folder / path.name
         with _failures(target, path.parent):
             converter.export(ProxyGraph(net), size, made)
-        with _failures(target, path.parent):
             figures = _prove(net, converter, made, size)
         _reject(figures, made, path)
         entry = manifest.describe(net, made, fixed, figures, converter.PACKAGES)
         _replace(made, path)
-    manifest.add(path.parent, path.name, entry)
+        manifest.add(path.parent, path.name, entry)
+    _forget_failures(path, target)
     return ExportResult(target, path, entry, time.monotonic() - start, figures)
 
 
-def free_memory() -> int:
-    """Bytes that are free now."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def available_memory() -> float:
+    """Bytes that programs can have, as Linux tells them; infinity where nothing tells."""
+    info = Path("/proc/meminfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return int(found[1]) * 1024.0 if found else float("inf")
 
 
 def _prove(net: pgn.PGN, converter: ModuleType, made: Path, size: Size) -> list[parity.Figures]:
@@ -110,9 +116,19 @@ def _reject(figures: list[parity.Figures], made: Path, path: Path) -> None:
         )
 
 
+def _forget_failures(path: Path, target: str) -> None:
+    """Remove what earlier, failed exports of this artifact left to look at."""
+    (path.parent / f"{target}.log").unlink(missing_ok=True)
+    rejected = path.with_name(path.name + ".rejected")
+    if rejected.is_dir():
+        shutil.rmtree(rejected)
+    rejected.unlink(missing_ok=True)
+
+
 def _replace(source: Path, final: Path) -> None:
+    """Move `source` to `final`; a folder there is moved aside first, so one of both is whole."""
     if final.is_dir():
-        shutil.rmtree(final)
+        final.replace(source.with_name(f"old-{final.name}"))  # goes with the temporary folder
     source.replace(final)
 
 

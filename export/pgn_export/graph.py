@@ -24,7 +24,7 @@ class ProxyGraph(nn.Module):
 
     def __init__(self, net: PGN) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net = copy.deepcopy(net).eval().float().cpu().requires_grad_(False)
         fold_batch_norms(self.net)
 
     def forward(self, generated: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def example(size: Size, batch: int = 1) -> dict[str, Tensor]:
     return {name: torch.rand(shape, generator=generator) for name in INPUTS}
 
 
-def check_size(net: PGN, size: Size, available_bytes: int) -> None:
+def check_size(net: PGN, size: Size, available_bytes: float) -> None:
     """Refuse sizes that are too small, or whose activations exceed `available_bytes`.
 
     Raises:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pgn import PGN
 from pgn.degrade import blur
-from pgn.images import centre_crop, find_images, read_image
+from pgn.files import find_images, read_image
+from pgn.images import centre_crop
 from pgn_export.graph import Size
 
 DISTANCES = {"far": 1.0, "mid": 0.3, "near": 0.05}  # of the way from the photo to its blur
@@ -33,7 +34,7 @@ Proxy = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Figures:
-    """Residual of an artifact against the network's; the worst photo at one distance."""
+    """Residual of an artifact against the network's at one distance; each the worst photo's."""
 
     distance: str
     cosine: float
@@ -48,7 +49,7 @@ class Figures:
 
 def measure(net: PGN, proxy: Proxy, size: Size) -> list[Figures]:
     """Compare `proxy` with the float64 network on the bundled photos, at every distance."""
-    reference = copy.deepcopy(net).eval().double()
+    reference = copy.deepcopy(net).eval().cpu().double()
     figures = []
     for name, share in DISTANCES.items():
         rows = []
@@ -57,8 +58,7 @@ def measure(net: PGN, proxy: Proxy, size: Size) -> list[Figures]:
             wanted = reference.proxy(generated.double(), photo.double())
             found = torch.from_numpy(np.array(proxy(generated.numpy(), photo.numpy())))
             rows.append(_compare(generated.double(), found.double(), wanted))
-        worst = min(rows, key=lambda row: row[0] if row[0] == row[0] else -np.inf)
-        figures.append(Figures(name, *worst))
+        figures.append(_worst(name, np.array(rows)))
     return figures
 
 
@@ -68,6 +68,13 @@ def _compare(generated: Tensor, found: Tensor, wanted: Tensor) -> tuple[float, f
     a, b = (generated - found).flatten(), (generated - wanted).flatten()
     cosine = (a @ b) / (a.norm() * b.norm())
     return float(cosine), float((a - b).norm() / b.norm()), float(a.norm() / b.norm())
+
+
+def _worst(name: str, rows: NDArray[np.float64]) -> Figures:
+    """Each figure of its own worst photo; numpy's min and max let a NaN through, and it fails."""
+    cosines, errors, ratios = rows.T
+    ratio = ratios[np.argmax(np.abs(ratios - 1.0))]
+    return Figures(name, float(cosines.min()), float(errors.max()), float(ratio))
 
 
 @cache

@@ -10,6 +10,7 @@ from pgn.backbones.padding import Backbone
 from pgn.backbones.resnet import ResNet
 from pgn.backbones.unet import UNet
 from pgn.errors import PgnError, unknown_name
+from pgn.files import first_line
 
 _BUILDERS: dict[str, Callable[..., Backbone]] = {
     "resnet4": lambda **options: ResNet(4, **options),
@@ -35,8 +36,12 @@ def build(name: str, **options: Any) -> Backbone:
         raise unknown_name("backbone", name, NAMES)
     try:
         return _BUILDERS[name](**options)
-    except TypeError as error:
-        raise PgnError(f"backbone {name}: {error}.") from None
+    except PgnError:
+        raise
+    except Exception as error:  # channel counts that are no positive integers, or too few
+        raise PgnError(
+            f"backbone {name}: cannot be built with {options} ({first_line(error)})."
+        ) from None
 
 
 __all__ = ["NAMES", "Backbone", "Lite", "ResNet", "UNet", "build"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pgn import command
 from pgn.distill.loop import Figures, distil
-from pgn.distill.options import DistillOptions, for_backbone
+from pgn.distill.options import options_for
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,7 +34,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
 ) -> None:
     """Distil a perceptual loss into a PGN. Progress on stderr, the checkpoint's path on stdout."""
-    options = DistillOptions(
+    options = options_for(
+        backbone,
         data=data,
         output=output,
         teacher=teacher,
@@ -48,7 +48,6 @@ def train(
         precision=precision,
         licence=licence,
     )
-    options = for_backbone(backbone, replace(options, backbone=backbone))
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=command.stderr) as progress:
         task = progress.add_task("images", total=options.steps * options.batch)

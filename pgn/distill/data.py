@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from pgn.degrade import random_degradation
 from pgn.errors import PgnError
-from pgn.images import find_images
+from pgn.files import UNREADABLE, find_images, open_rgb
 
 SCALES = (0.75, 2.0)  # side of a crop in the photo, in multiples of its side in training
 ATTEMPTS = 20  # unreadable photos in a row after which the folder is called broken
@@ -40,11 +40,11 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         for _ in range(ATTEMPTS):
             path = self.paths[int(random.integers(len(self.paths)))]
             try:
-                with Image.open(path) as photo:
-                    crop = _random_crop(photo.convert("RGB"), self.size, random)
-                return crop, random_degradation(crop, random)
-            except (OSError, SyntaxError, ValueError):
+                photo = open_rgb(path)
+            except UNREADABLE:
                 continue
+            crop = _random_crop(photo, self.size, random)
+            return crop, random_degradation(crop, random)
         raise PgnError(f"images: {ATTEMPTS} files in a row could not be read; {path} was the last.")
 
 

@@ -28,15 +28,17 @@ from pgn.distill.options import DistillOptions
 from pgn.distill.surrogates import RunningNormClip, surrogates
 from pgn.distill.thin import initialise
 from pgn.errors import PgnError
-from pgn.images import atomic_path, denormalise, normalise
+from pgn.files import atomic_path, check_folder, first_line, read_torch
+from pgn.images import denormalise, normalise
 from pgn.model import PGN, residual_from_gradient
 from pgn.teachers import PerceptualLoss
 
 GRADIENT_WEIGHT = 18.9  # of the residual's mean square: the official 2^26 on gradients at 3x224x224
-INITIAL_CROPS = 96  # from which `lite` is initialised
+INITIAL_PIXELS = 96 * 96 * 96  # of the crops from which `lite` is initialised: 96 of 96x96
 WARM_UP = 100  # steps
 REPORT_EVERY = 40  # steps
 STATE_NAME = "state.pt"
+LOG_NAME = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Distiller:
     def initialise(self, crops: Crops) -> None:
         """Give `lite` its teacher's weights; the paper's networks start at random."""
         if isinstance(self.net.backbone, Lite):
-            pairs = [crops[i] for i in range(min(INITIAL_CROPS, len(crops)))]
+            count = max(1, INITIAL_PIXELS // crops.size**2)
+            pairs = [crops[i] for i in range(min(count, len(crops)))]
             photos, degraded = (torch.stack(images) for images in zip(*pairs, strict=True))
             alpha = self.net.config.alpha
             initialise(self.net.backbone, self.teacher, photos, degraded, alpha)
@@ -83,7 +86,7 @@ class Distiller:
         given = self.options.degraded
         parts = u_target[given:].chunk(len(self.surrogates))
         with self._autocast():
-            drawn = [s.net(part).float() for s, part in zip(self.surrogates, parts, strict=True)]
+            drawn = [s.draw(part) for s, part in zip(self.surrogates, parts, strict=True)]
         u_generated = torch.cat([normalise(degraded[:given]), *drawn]).detach()
         truth = self._true_residual(u_generated, photos)
 
@@ -91,6 +94,11 @@ class Distiller:
         proxy = self.net(u_generated, u_target)
         residual = u_generated - proxy
         loss = self._meta_loss(residual, truth, proxy, photos)
+        if not torch.isfinite(loss):
+            raise PgnError(
+                f"training: the loss is {float(loss.detach())} at step {self.done}. Give a lower "
+                f"--learning-rate; {self.options.output / STATE_NAME} holds the last good state."
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.clip(self.net.parameters())
@@ -171,6 +179,7 @@ def distil(
             already there.
     """
     crops = Crops(options.data, options.crop, options.images, options.seed)
+    check_folder(options.output)
     state_path = options.output / STATE_NAME
     if state_path.exists() != resume:
         raise PgnError(
@@ -191,7 +200,10 @@ def distil(
 def _train(distiller: Distiller, crops: Crops, report: Callable[[Figures], None]) -> None:
     options = distiller.options
     remaining = Subset(crops, range(distiller.done * options.batch, options.steps * options.batch))
-    loader = DataLoader(remaining, options.batch, num_workers=options.workers)
+    # its own generator: a loader draws a seed, and a resumed run must not draw once more
+    loader = DataLoader(
+        remaining, options.batch, num_workers=options.workers, generator=torch.Generator()
+    )
     recent: deque[tuple[float, float, list[float]]] = deque(maxlen=REPORT_EVERY)
     start = saved = reported = time.monotonic()
     before = distiller.seconds
@@ -208,7 +220,7 @@ def _train(distiller: Distiller, crops: Crops, report: Callable[[Figures], None]
                 autoencoder_l1=tuple(sum(part) / len(l1) for part in zip(*l1, strict=True)),
                 images_per_second=len(recent) * options.batch / (now - reported),
             )
-            with open(options.output / "log.jsonl", "a", encoding="utf-8") as log:
+            with open(options.output / LOG_NAME, "a", encoding="utf-8") as log:
                 log.write(json.dumps(vars(figures)) + "\n")
             report(figures)
             reported = now
@@ -223,13 +235,30 @@ def _store(distiller: Distiller, path: Path) -> None:
 
 
 def _restore(distiller: Distiller, path: Path) -> None:
-    state = torch.load(path, weights_only=True)
-    wanted = distiller.options.identity()
-    changed = [key for key, value in wanted.items() if state["identity"].get(key) != value]
+    state = read_torch(path)
+    try:
+        before = dict(state["identity"])
+        wanted = distiller.options.identity()
+        changed = [key for key, value in wanted.items() if before.get(key) != value]
+        if not changed:
+            distiller.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise PgnError(
+            f"--resume: {path} is damaged ({first_line(error)}). Begin again in another folder."
+        ) from None
     if changed:
-        was = ", ".join(f"{key}={state['identity'].get(key)}" for key in changed)
+        was = ", ".join(f"{key}={before.get(key)}" for key in changed)
         raise PgnError(f"--resume: the run in {path.parent} began with {was}. Use the same.")
-    distiller.load_state_dict(state)
+    _cut_log(path.parent / LOG_NAME, distiller.done * distiller.options.batch)
+
+
+def _cut_log(path: Path, images: int) -> None:
+    """Drop the lines that a killed run wrote after the state from which it goes on."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["images"] <= images]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _finish(distiller: Distiller) -> Path:

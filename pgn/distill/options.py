@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgn import backbones
 from pgn.errors import PgnError, unknown_name
 from pgn.model import PGNConfig
+from pgn.teachers.trunk import VGG_WIDTHS
 
 PRECISIONS = ("bf16", "fp32")
+MAX_CROP = 512  # pixels
 _FREE = ("data", "output", "workers", "save_every", "licence")  # may change on --resume
 
 # The paper's networks (section 4) and ours, where they differ from the fields' defaults.
@@ -56,10 +58,19 @@ class DistillOptions:
             raise unknown_name("backbone", self.backbone, backbones.NAMES)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.teacher not in VGG_WIDTHS:
+            raise unknown_name("teacher", self.teacher, VGG_WIDTHS)
+        if self.backbone == "lite" and self.teacher != "vgg19":
+            raise PgnError(
+                f"--teacher: got {self.teacher}, but lite has the layers of vgg19 and starts from "
+                f"them. Use vgg19, or a backbone of the paper."
+            )
         PGNConfig(self.backbone, self.head, gamma=self.gamma)
         drawn = self.batch - self.degraded
         self._require("batch", drawn >= 3 and drawn % 3 == 0, f"{self.degraded} + a multiple of 3")
-        self._require("crop", self.crop >= 32 and self.crop % 32 == 0, "a multiple of 32")
+        fits = 32 <= self.crop <= MAX_CROP and self.crop % 32 == 0
+        self._require("crop", fits, f"a multiple of 32 up to {MAX_CROP}")
+        self._require("seed", self.seed >= 0, "0 or more")
         self._require("images", self.images >= self.batch, f"at least one batch ({self.batch})")
         self._require("learning_rate", 0 < self.learning_rate < 1, "a number in (0, 1)")
         self._require("workers", self.workers >= 0, "0 or more")
@@ -83,7 +94,7 @@ class DistillOptions:
         return {k: v for k, v in vars(self).items() if k not in _FREE}
 
 
-def for_backbone(backbone: str, options: DistillOptions) -> DistillOptions:
-    """`options` with the head and the meta-loss weights that suit `backbone`."""
+def options_for(backbone: str, **settings: Any) -> DistillOptions:
+    """Options with the head, the meta-loss weights and the batch's make-up that suit `backbone`."""
     family = "lite" if backbone == "lite" else "paper"
-    return replace(options, backbone=backbone, **_DEFAULTS[family])
+    return DistillOptions(backbone=backbone, **{**_DEFAULTS[family], **settings})

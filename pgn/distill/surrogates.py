@@ -7,6 +7,7 @@ L1 distance has not improved for `patience` images).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,11 +29,13 @@ class RunningNormClip:
         self.mean: float | None = None
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> float:
-        limit = float("inf") if self.mean is None else CLIP_FACTOR * self.mean
+        """Clip in place; returns the norm before. A norm that is not finite changes no mean."""
+        limit = CLIP_FACTOR * self.mean if self.mean else float("inf")
         norm = float(nn.utils.clip_grad_norm_(list(parameters), limit))
-        seen = min(norm, limit)
-        previous = seen if self.mean is None else self.mean
-        self.mean = NORM_MOMENTUM * previous + (1 - NORM_MOMENTUM) * seen
+        if math.isfinite(norm):
+            seen = min(norm, limit)
+            previous = self.mean or seen
+            self.mean = NORM_MOMENTUM * previous + (1 - NORM_MOMENTUM) * seen
         return norm
 
 
@@ -50,6 +53,14 @@ class Surrogate:
         self.clip = RunningNormClip()
         self.best_l1 = float("inf")
         self.stale_images = 0
+
+    def draw(self, u_target: Tensor) -> Tensor:
+        """Its picture of `u_target`, (N, 3, H, W) normalised; starts again if it is not finite."""
+        picture: Tensor = self.net(u_target).float()
+        if not torch.isfinite(picture).all():
+            self._start()
+            picture = self.net(u_target).float()
+        return picture
 
     def follow(self, generated: Tensor, gradient: Tensor, target: Tensor) -> float:
         """One Adam step along `gradient` (N, 3, H, W); returns the L1 distance to the target."""

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from pgn.degrade import SUITE
 from pgn.errors import PgnError
-from pgn.images import MIN_SIZE, centre_crop, read_image
+from pgn.files import read_image
+from pgn.images import MIN_SIZE, centre_crop
 from pgn.model import PGN
 from pgn.teachers import PerceptualLoss
+
+
+HALF_STEP = 1.0 / 510.0  # half a step of 8-bit pixels
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Row:
     """One degradation; means over photos."""
 
     degradation: str
+    photos: int  # measured; those that the degradation leaves as they are do not count
     cosine: float
     mse_cosine: float
     norm_ratio: float  # |predicted| / |true|
@@ -55,13 +60,17 @@ def alignment(
             features = teacher.features(photo)
         for name, degrade in SUITE.items():
             generated = degrade(photo[0])[None]
+            if (generated - photo).abs().max() < HALF_STEP:
+                continue  # a featureless photo, which this degradation leaves as it was
             truth = teacher.gradient(generated, features).flatten()
             predicted = net.gradient(generated, photo).flatten()
             towards_target = (generated - photo).flatten()
             ratio = float(predicted.norm() / truth.norm())
             found[name].append((_cosine(predicted, truth), _cosine(towards_target, truth), ratio))
         advance()
-    return [Row(name, *_means(values)) for name, values in found.items()]
+    if not all(found.values()):
+        raise PgnError("images: no photo has any structure to measure a gradient on.")
+    return [Row(name, len(values), *_means(values)) for name, values in found.items()]
 
 
 def mean_cosine(rows: Sequence[Row]) -> float:

@@ -15,7 +15,7 @@ from rich.table import Table
 from pgn import checkpoint as checkpoints
 from pgn import command
 from pgn.evaluate.alignment import Row, alignment, mean_cosine
-from pgn.images import find_images
+from pgn.files import check_folder, find_images
 from pgn.teachers import PerceptualLoss
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -30,7 +30,7 @@ def evaluate() -> None:
 def alignment_command(
     images: Annotated[Path, typer.Option(help="Folder of photos that training never saw.")],
     checkpoint: Annotated[str, typer.Option(help="Bundled name or file.")] = "pgn-lite",
-    size: Annotated[int, typer.Option(help="Pixels of the central crops.")] = 224,
+    size: Annotated[int, typer.Option(help="Pixels of the central crops.", min=32, max=2048)] = 224,
     weights: Annotated[
         str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
     ] = None,
@@ -40,6 +40,8 @@ def alignment_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Cosine with the exact VGG-19 gradient for blur, noise and JPEG, MSE's beside it."""
+    if record:
+        check_folder(record.parent)
     net = checkpoints.load(checkpoint)
     teacher = PerceptualLoss("vgg19", weights)
     paths = find_images(images)
@@ -51,7 +53,7 @@ def alignment_command(
         net.info["quality"] = measured
         checkpoints.save(net, record)
     if as_json:
-        typer.echo(json.dumps(measured, indent=2))
+        typer.echo(json.dumps(measured, indent=2, allow_nan=False))
     else:
         _print(rows)
 

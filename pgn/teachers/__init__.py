@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pgn.errors import unknown_name
+from pgn.errors import PgnError, unknown_name
 from pgn.images import check_pair
 from pgn.teachers.lpips import load_lpips
 from pgn.teachers.trunk import OXFORD, VGG_WIDTHS, VGGTrunk
@@ -42,14 +43,19 @@ class PerceptualLoss(nn.Module):
             raise unknown_name("perceptual loss", name, NAMES)
         weights = weights or _DEFAULT_WEIGHTS.get(name, "torchvision")
         self.name = name
-        self.source = f"{name}-{weights}" if weights in ("oxford", "torchvision") else name
+        known = weights in ("oxford", "torchvision", "lpips")
+        self.source = f"{name}-{weights if known else _fingerprint(Path(weights))}"
         self.scale = 1.0
         if name.startswith("lpips"):
             self.lpips = load_lpips(name, weights)
         else:
             state, preprocessing = read_vgg(name, weights)
             self.trunk = VGGTrunk(name, preprocessing)
-            self.trunk.convs.load_state_dict({k[6:]: v for k, v in state.items()})
+            try:
+                self.trunk.convs.load_state_dict({k[6:]: v for k, v in state.items()})
+            except RuntimeError as error:
+                reason = str(error).splitlines()[1].strip()
+                raise PgnError(f"weights: {weights} does not fit {name}: {reason}") from None
             self.scale = OXFORD_SCALE if preprocessing is OXFORD else 1.0
         self.requires_grad_(False)
         self.eval()
@@ -64,7 +70,11 @@ class PerceptualLoss(nn.Module):
 
         Args:
             generated: (N, 3, H, W) pixels in [0, 1].
-            target: pixels of the same shape, or `features(target)`.
+            target: pixels of the same shape, or `features(target)`; with features nothing is
+                checked, for loops that know what they pass.
+
+        Raises:
+            PgnError: the two are no pair of pixel images.
         """
         if isinstance(target, Tensor):
             check_pair(generated, target)
@@ -88,6 +98,12 @@ class PerceptualLoss(nn.Module):
     @property
     def _is_lpips(self) -> bool:
         return self.name.startswith("lpips")
+
+
+def _fingerprint(path: Path) -> str:
+    """What tells one file of weights from another in a checkpoint's card."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+    return f"file-{digest[:12]}"
 
 
 __all__ = ["NAMES", "Features", "PerceptualLoss"]

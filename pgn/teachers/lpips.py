@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgn.errors import MissingExtraError, PgnError
+from pgn.errors import PgnError
+from pgn.files import first_line
 from pgn.teachers.weights import State, read_file
 
 _SHIFT = (-0.030, -0.088, -0.188)  # of LPIPS's scaling layer, for pixels in [-1, 1]
@@ -75,8 +76,8 @@ def load_lpips(name: str, weights: str | Path) -> LPIPS:
     """LPIPS `name` (lpips-alex | lpips-vgg) from a file, or from the package with "lpips".
 
     Raises:
-        PgnError: no such file, or one that does not fit.
-        MissingExtraError: "lpips" without the package or without torchvision.
+        PgnError: no such file, or one that does not fit;
+            "lpips" without the package, without torchvision or without a network.
     """
     net = LPIPS(name)
     state = _from_package(name) if weights == "lpips" else _from_file(weights)
@@ -97,9 +98,14 @@ def _from_file(path: str | Path) -> State:
 def _from_package(name: str) -> State:
     try:
         package = importlib.import_module("lpips")
-    except (ImportError, RuntimeError):  # RuntimeError: a torchvision that does not fit torch
-        raise MissingExtraError("lpips (with torchvision)", "train") from None
-    reference = package.LPIPS(net=name.removeprefix("lpips-"), verbose=False).state_dict()
+        reference = package.LPIPS(net=name.removeprefix("lpips-"), verbose=False).state_dict()
+    except (ImportError, RuntimeError, OSError) as error:
+        # RuntimeError: a torchvision that does not fit torch; OSError: no network for its trunk
+        raise PgnError(
+            f"{name}: the package lpips cannot be used here ({first_line(error)}). Give a file: "
+            f"PerceptualLoss('{name}', weights='lpips.safetensors'), or pip install lpips "
+            f"torchvision."
+        ) from None
     trunk = [k.rsplit(".", 1)[0] for k in reference if k.startswith("net.") and k.endswith("bias")]
     state = {}
     for index, prefix in enumerate(sorted(trunk, key=lambda key: int(key.split(".")[-1]))):

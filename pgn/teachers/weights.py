@@ -6,7 +6,6 @@ Every reader returns {"convs.{k}.weight", "convs.{k}.bias"} and what these weigh
 from __future__ import annotations
 
 import importlib.util
-import pickle
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pgn.errors import MissingExtraError, PgnError
+from pgn.files import first_line, read_torch
 from pgn.teachers.trunk import OXFORD, TORCHVISION, VGG_WIDTHS, Preprocessing
 
 State = dict[str, Tensor]
@@ -55,19 +55,21 @@ def read_file(path: str | Path) -> State:
     """The tensors of a .safetensors or .pth file, as float32, running no code.
 
     Raises:
-        PgnError: there is no such file, or it cannot be read.
+        PgnError: there is no such file, it cannot be read, or it holds no named tensors.
     """
     file = Path(path)
     if not file.is_file():
         raise PgnError(f"weights: no file {file}. Expected oxford, torchvision or a file's path.")
-    try:
-        if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors":
+        try:
             state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise PgnError(f"weights: {file} cannot be read ({str(error).splitlines()[0]}).") from None
-    return {name: tensor.float() for name, tensor in state.items()}
+        except (SafetensorError, OSError) as error:
+            raise PgnError(f"weights: {file} cannot be read ({first_line(error)}).") from None
+    else:
+        state = read_torch(file)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise PgnError(f"weights: {file} is no dictionary of tensors (a state dict).")
+    return {str(name): tensor.float() for name, tensor in state.items()}
 
 
 def _read_oxford() -> State:

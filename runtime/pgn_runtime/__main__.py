@@ -11,7 +11,7 @@ import numpy as np
 
 from pgn_runtime.artifact import Artifact
 from pgn_runtime.errors import RuntimeInputError
-from pgn_runtime.files import atomic_path, read_image, write_image
+from pgn_runtime.files import atomic_path, check_folder, read_image, write_image
 from pgn_runtime.fit import FitOptions, FitReport, fit_pixels
 
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    check_folder(options.output)
     artifact = Artifact.load(options.model, options.threads)
     generated, target = read_image(options.generated), read_image(options.target)
     settings = FitOptions(options.steps, options.learning_rate, options.mse_weight)

@@ -39,8 +39,10 @@ class Artifact:
             MissingBackendError: the runtime is not installed.
         """
         file = Path(path)
-        session = backends.load(file, threads)
-        return Artifact(file, session, float(read_entry(file)["alpha"]))
+        if not file.exists():
+            raise RuntimeInputError(f"model: no file {file}. Make it with pgn-export.")
+        alpha = read_entry(file)["alpha"]  # before the graph: what was changed is never opened
+        return Artifact(file, backends.load(file, threads), float(alpha))
 
     def proxy(self, generated: Pixels, target: Pixels) -> Pixels:
         """The proxy target (N, 3, H, W) in pixels.
@@ -57,7 +59,7 @@ class Artifact:
         return self.session.run(_contiguous(generated), _contiguous(target))
 
     def gradient(self, generated: Pixels, target: Pixels, mse_weight: float = 0.0) -> Pixels:
-        """The gradient (N, 3, H, W) per pixel unit; arguments and errors as `pgn.PGN.gradient`."""
+        """The gradient (N, 3, H, W) per pixel unit, closed form; errors as `proxy`."""
         proxy = self.proxy(generated, target)
         return closed_form(generated, target, proxy, self.alpha, mse_weight)
 
@@ -76,7 +78,7 @@ class Artifact:
         if not (np.isfinite(low) and np.isfinite(high)) or max(high, -low) > MAX_VALUE:
             raise RuntimeInputError(
                 f"{name}: got values from {low:.3g} to {high:.3g}, expected pixels in [0, 1]. "
-                f"Divide 0..255 by 255; NaN means that the generator diverged."
+                f"If they are 0..255, divide by 255; if the fit diverged, lower its learning rate."
             )
 
 
@@ -116,6 +118,11 @@ def read_entry(file: Path) -> dict[str, Any]:
         raise RuntimeInputError(
             f"manifest: {file.parent / MANIFEST} does not list {file.name}. "
             f"Keep both files together, or export again."
+        )
+    alpha = entry.get("alpha") if isinstance(entry, dict) else None
+    if not (isinstance(alpha, (int, float)) and alpha > 0 and "sha256" in entry):
+        raise RuntimeInputError(
+            f"manifest: {file.parent / MANIFEST} has no valid entry for {file.name}. Export again."
         )
     if sha256(file) != entry["sha256"]:
         raise RuntimeInputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from pgn_runtime.errors import RuntimeInputError
 
@@ -29,42 +29,56 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_folder(folder: Path) -> None:
+    """Make `folder` if it is missing, and see that it can be written, before work begins.
+
+    Raises:
+        RuntimeInputError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RuntimeInputError(f"output: cannot write to {folder} ({error.strerror}).") from None
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an error.
 
     Raises:
-        RuntimeInputError: the folder cannot be made or written.
+        RuntimeInputError: the folder cannot be made or written, or the disk is full.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    except OSError as error:
-        raise RuntimeInputError(
-            f"output: cannot write to {path.parent} ({error.strerror})."
-        ) from None
+    check_folder(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
         temporary.replace(path)
+    except OSError as error:
+        raise RuntimeInputError(f"output: cannot write {path} ({error.strerror}).") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_image(path: Path) -> Pixels:
-    """One picture as (1, 3, H, W) pixels in [0, 1].
+    """One picture as (1, 3, H, W) pixels in [0, 1], turned as its EXIF says, alpha dropped.
 
     Raises:
         RuntimeInputError: the file is missing, or is no picture that can be decoded.
     """
     try:
         with Image.open(path) as file:
-            array = np.asarray(file.convert("RGB"), dtype=np.float32) / np.float32(255.0)
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I;16"):  # convert() would clip it at 255
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            array = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255.0)
     except FileNotFoundError:
         raise RuntimeInputError(f"image: no file {path}. Check the path.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RuntimeInputError(
             f"image: {path} cannot be decoded ({error}). Expected a JPEG, PNG, WebP or BMP file."
         ) from None

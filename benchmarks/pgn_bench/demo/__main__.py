@@ -27,7 +27,8 @@ from torch import Tensor
 import pgn
 from pgn import command
 from pgn.degrade import blur, from_pil, to_pil
-from pgn.images import centre_crop, read_image
+from pgn.files import check_folder, read_image
+from pgn.images import centre_crop
 from pgn.model import closed_form
 from pgn.teachers import PerceptualLoss
 from pgn_bench.pages import embed_png, plot_lines, write_page
@@ -61,7 +62,7 @@ def demo(
     """Export, prove, fit on ONNX Runtime and LiteRT, and write index.html."""
     start = time.monotonic()
     target = centre_crop(from_pil(_photo()), SIZE)
-    output.mkdir(parents=True, exist_ok=True)
+    check_folder(output)
     to_pil(target).save(output / "target.png")
     to_pil(blur(target, BLUR)).save(output / "start.png")
 

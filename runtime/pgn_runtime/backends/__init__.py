@@ -11,7 +11,7 @@ from pgn_runtime.errors import RuntimeInputError
 from pgn_runtime.files import Pixels
 
 _BACKENDS = {".onnx": "onnxruntime", ".tflite": "litert"}  # by suffix of the artifact
-NAMES = tuple(_BACKENDS.values())
+MAX_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def load(path: Path, threads: int) -> Session:
         raise RuntimeInputError(
             f"model: got {path.name}, expected a name ending in {' or '.join(_BACKENDS)}."
         )
-    if threads < 1:
-        raise RuntimeInputError(f"threads: got {threads}, expected at least 1.")
+    if not 1 <= threads <= MAX_THREADS:
+        raise RuntimeInputError(f"threads: got {threads}, expected 1 to {MAX_THREADS}.")
     session: Session = import_module(f"pgn_runtime.backends.{_BACKENDS[path.suffix]}").load(
         path, threads
     )
