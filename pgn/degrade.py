@@ -1,4 +1,4 @@
-"""Degradations on which the gradient's quality is measured: blur, noise, JPEG.
+"""Degradations on which the gradient's quality is measured: blur, noise, JPEG, and unseen ones.
 
 All take and give pixels (3, H, W) in [0, 1]; noise leaves that range, as generators do.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -43,6 +44,13 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     return from_pil(Image.open(buffer))
 
 
+def mosaic(image: Tensor, side: int) -> Tensor:
+    """Every `side` x `side` pixels become their mean."""
+    coarse = F.avg_pool2d(image[None], side, ceil_mode=True)
+    blocks = F.interpolate(coarse, scale_factor=float(side), mode="nearest")[0]
+    return blocks[:, : image.shape[1], : image.shape[2]]
+
+
 def random_degradation(image: Tensor, random: np.random.Generator) -> Tensor:
     """Blur, noise or JPEG of random strength, moved back towards the image by a random share."""
     kind = random.integers(3)
@@ -60,4 +68,8 @@ SUITE: dict[str, Callable[[Tensor], Tensor]] = {
     "blur 4": lambda image: blur(image, 4.0),
     "noise 0.1": lambda image: noise(image, 0.1),
     "JPEG 10": lambda image: jpeg(image, 10),
+}
+UNSEEN: dict[str, Callable[[Tensor], Tensor]] = {  # of kinds that training never shows
+    "mosaic 4": lambda image: mosaic(image, 4),
+    "half contrast": lambda image: 0.5 * image + 0.25,
 }

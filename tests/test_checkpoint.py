@@ -276,7 +276,7 @@ def test_the_legacy_unet_scale_is_understood(tmp_path: Path) -> None:
         ({**official(1), "params": {"num_blocks": 5}}, "5 residual blocks"),
         ({**official(1), "params": {"dropout": 1}}, "never published: dropout"),
         ({**official(1), "state_dict": [1]}, "malformed"),
-        ({**official(1), "state_dict": {3: "x"}}, "not expected: 3"),
+        ({**official(1), "state_dict": {3: 0, "model.0.weight": "x"}}, "not expected: 3"),
         (official(0, grad_scale=0), "a scale is 0"),
         ([1, 2], "holds a list"),
     ],

@@ -154,7 +154,8 @@ def test_training_and_measuring_from_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
     assert [row["degradation"] for row in measured["rows"]] == [
-        "blur 1.5", "blur 4", "noise 0.1", "JPEG 10",
+        "blur 1.5", "blur 4", "noise 0.1", "JPEG 10", "mosaic 4",
+        "half contrast",
     ]  # fmt: skip
     import pgn
 

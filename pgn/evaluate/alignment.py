@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgn.degrade import SUITE
+from pgn.degrade import SUITE, UNSEEN
 from pgn.errors import PgnError
 from pgn.files import read_image
 from pgn.images import MIN_SIZE, centre_crop
 from pgn.model import PGN
 from pgn.teachers import PerceptualLoss
 
-
+DEGRADATIONS = {**SUITE, **UNSEEN}
 HALF_STEP = 1.0 / 510.0  # half a step of 8-bit pixels
 
 
@@ -43,7 +43,7 @@ def alignment(
     size: int,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Measure every degradation of SUITE on central crops of `size` pixels.
+    """Measure every degradation of SUITE and UNSEEN on central crops of `size` pixels.
 
     Args:
         advance: called after each photo.
@@ -53,12 +53,12 @@ def alignment(
     """
     if size < MIN_SIZE:
         raise PgnError(f"--size: got {size}, expected at least {MIN_SIZE} pixels.")
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in SUITE}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in DEGRADATIONS}
     for path in paths:
         photo = centre_crop(read_image(path), size)[None]
         with torch.no_grad():
             features = teacher.features(photo)
-        for name, degrade in SUITE.items():
+        for name, degrade in DEGRADATIONS.items():
             generated = degrade(photo[0])[None]
             if (generated - photo).abs().max() < HALF_STEP:
                 continue  # a featureless photo, which this degradation leaves as it was
@@ -74,8 +74,8 @@ def alignment(
 
 
 def mean_cosine(rows: Sequence[Row]) -> float:
-    """The one figure: the mean over degradations."""
-    return sum(row.cosine for row in rows) / len(rows)
+    """The one figure: the mean over SUITE, without the unseen ones."""
+    return sum(row.cosine for row in rows if row.degradation in SUITE) / len(SUITE)
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

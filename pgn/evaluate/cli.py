@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pgn import checkpoint as checkpoints
 from pgn import command
+from pgn.degrade import SUITE
 from pgn.evaluate.alignment import Row, alignment, mean_cosine
 from pgn.files import check_folder, find_images
 from pgn.teachers import PerceptualLoss
@@ -74,8 +75,8 @@ def _print(rows: list[Row]) -> None:
     for row in rows:
         figures = (row.cosine, row.mse_cosine, row.norm_ratio)
         table.add_row(row.degradation, *(f"{value:.3f}" for value in figures))
-    mse = sum(row.mse_cosine for row in rows) / len(rows)
-    table.add_row("mean", f"{mean_cosine(rows):.3f}", f"{mse:.3f}", "", style="bold")
+    names = ", ".join(SUITE)
+    table.add_row(f"mean of {names}", f"{mean_cosine(rows):.3f}", style="bold")
     Console().print(table)
 
 
