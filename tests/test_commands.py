@@ -104,6 +104,7 @@ commands.{command}()
         ("bench", "torch", ["--help"], "bench"),
         ("export", "torch", ["--help"], "export"),
         ("export", "litert_torch", ["--target", "tflite"], "export"),
+        ("export", "onnxruntime", ["--target", "onnx", "--size", "32"], "export"),
     ],
 )
 def test_a_missing_extra_leaves_with_5_and_the_install_line(

@@ -18,6 +18,7 @@ from typing import Any
 import pgn
 from pgn import ConversionError, GateError, MissingExtraError, PgnError
 from pgn.errors import unknown_name
+from pgn.files import first_line
 from pgn_export import coreml, manifest, onnx, parity, tflite
 from pgn_export.graph import ProxyGraph, Size, check_size
 from pgn_runtime import backends
@@ -152,16 +153,18 @@ def _failures(target: str, folder: Path) -> Iterator[None]:
         try:
             with _redirected(log.fileno()):
                 yield
-        except (MissingExtraError, MissingBackendError):
+        except MissingExtraError:
             raise
+        except MissingBackendError as error:
+            raise MissingExtraError(error.package, "export") from None
         except Exception as error:  # converters raise anything
             log.seek(0)
             text = f"{log.read()}\n{type(error).__name__}: {error}\n"
             note = folder / f"{target}.log"
             note.write_text(text, encoding="utf-8")
-            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ConversionError(
-                f"{target}: {type(error).__name__}: {first} The converter's words are in {note}."
+                f"{target}: {type(error).__name__}: {first_line(error)} "
+                f"The converter's words are in {note}."
             ) from error
 
 

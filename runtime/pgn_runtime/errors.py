@@ -15,4 +15,5 @@ class MissingBackendError(RuntimeInputError):
     exit_code = 5
 
     def __init__(self, package: str, extra: str) -> None:
+        self.package = package
         super().__init__(f'{package} is not installed. Install it: pip install "pgn-edge[{extra}]"')
