@@ -53,11 +53,11 @@ def providers(net: pgn.PGN, size: Size, threads: int) -> list[Provider]:
     exact = teacher.gradient(generated, features)
     predicted = net.gradient(generated, target)
     calls: dict[str, tuple[Call, Tensor]] = {
-        EXACT: (lambda: teacher.gradient(generated, features), exact),
-        "pgn-lite, PyTorch": (lambda: net.gradient(generated, target), predicted),
+        EXACT: (lambda: teacher.gradient(generated, features), exact)
     }
     if compiled := _compiled(teacher, generated, features):
         calls[COMPILED] = (compiled, exact)
+    calls["pgn-lite, PyTorch"] = (lambda: net.gradient(generated, target), predicted)
     for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
         call = _exported(net, target_name, (generated, target), threads)
         calls[f"pgn-lite, {runtime}"] = (call, predicted)
