@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -54,8 +55,7 @@ def gradient(
             *(f"{value:.1f}" for value in milliseconds),
             f"{base / timing.median_ms:.1f}",
         )
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 100)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
     typer.echo(f"{machine()['processor']}, {threads} threads, {size}x{size}, one photo, blur 1.5")
 
 

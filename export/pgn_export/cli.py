@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -93,8 +94,8 @@ def _print(results: list[ExportResult]) -> None:
             errors,
             "passed" if result.parity else "interface, fp32",
         )
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 125, crop=False)
+    width = None if sys.stdout.isatty() else 125  # of a log or a pipe
+    Console(width=width).print(table)
     runnable = [result.path for result in results if result.parity]
     if runnable:
         typer.echo(f"Next: python -m pgn_runtime {runnable[0]} START.png TARGET.png -o fitted")

@@ -145,7 +145,7 @@ def _show(output: Path, runs: list[Run], exports: Path) -> None:
     for run in runs:
         Console(width=100).print(
             f"{run.name:26} true VGG-19 loss {run.vgg19[0]:.3f} -> {run.vgg19[-1]:.3f}, "
-            f"{run.seconds_per_step * 1000:.0f} ms a step",
+            f"{run.seconds_per_step * 1000:.1f} ms a step",
             highlight=False,
         )
     write_page(
