@@ -115,15 +115,16 @@ def test_the_gate_rejects_every_planted_fault(fault: str | None) -> None:
     assert passed == (fault is None)
 
 
-def test_a_fault_on_one_photo_is_enough() -> None:
+@pytest.mark.parametrize("factor", [3, -1])  # of the residual: too long, or the wrong way
+def test_a_fault_on_one_photo_is_enough(factor: int) -> None:
     net = network("lite")
     spoilt = parity.photos(SIZE)[2].numpy()
 
     def proxy(generated: Pixels, target: Pixels) -> Pixels:
         good = net.proxy(torch.from_numpy(generated), torch.from_numpy(target)).numpy()
-        factor = 3 if np.array_equal(target, spoilt) else 1
-        tripled: Pixels = generated - factor * (generated - good)
-        return tripled
+        spoil = factor if np.array_equal(target, spoilt) else 1
+        spoilt_proxy: Pixels = generated - spoil * (generated - good)
+        return spoilt_proxy
 
     assert not any(row.passed for row in parity.measure(net, proxy, SIZE))
 
