@@ -180,6 +180,6 @@ def test_pictures_are_fitted_from_the_command_line(tmp_path: Path) -> None:
     )
     done = run("python", "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["loss_last"] < json.loads(done.stdout)["loss_first"]
+    assert json.loads(done.stdout)["mse_last"] < json.loads(done.stdout)["mse_first"]
     with Image.open(tmp_path / "out" / "result.png") as picture:
         assert picture.size == (64, 64)

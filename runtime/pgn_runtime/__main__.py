@@ -45,17 +45,17 @@ def _fit(options: argparse.Namespace) -> None:
     generated, target = read_image(options.generated), read_image(options.target)
     settings = FitOptions(options.steps, options.learning_rate, options.mse_weight)
 
-    def show(step: int, loss: float) -> None:
+    def show(step: int, mse: float) -> None:
         end = "\n" if step == settings.steps else "\r"
-        print(f"  step {step}/{settings.steps}  loss {loss:.4f}", end=end, file=sys.stderr)
+        print(f"  step {step}/{settings.steps}  mse {mse:.4f}", end=end, file=sys.stderr)
 
     report = fit_pixels(artifact, generated, target, settings, show)
     _write(options.output, report)
     summary = {
         "backend": artifact.session.backend,
         "seconds_per_step": report.seconds / settings.steps,
-        "loss_first": report.losses[0],
-        "loss_last": report.losses[-1],
+        "mse_first": report.mse[0],
+        "mse_last": report.mse[-1],
     }
     print(json.dumps(summary))
 
@@ -66,7 +66,7 @@ def _write(folder: Path, report: FitReport) -> None:
     with atomic_path(folder / "fit.npz") as temporary:
         steps = np.array([step for step, _ in report.kept])
         images = np.concatenate([image for _, image in report.kept])
-        np.savez(temporary, losses=np.array(report.losses), steps=steps, images=images)
+        np.savez(temporary, mse=np.array(report.mse), steps=steps, images=images)
 
 
 if __name__ == "__main__":

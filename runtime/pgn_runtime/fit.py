@@ -10,7 +10,7 @@ from pgn_runtime.adam import Adam
 from pgn_runtime.artifact import Artifact
 from pgn_runtime.errors import RuntimeInputError
 from pgn_runtime.files import Pixels
-from pgn_runtime.gradient import closed_form, fused_loss
+from pgn_runtime.gradient import closed_form, mean_squared
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,15 @@ class FitOptions:
 
 @dataclass
 class FitReport:
-    """The fitted image, and how it came about; kept images are (step, pixels), start included."""
+    """The fitted image, and how it came about; kept images are (step, pixels), start included.
+
+    Progress is told as MSE: alpha * MSE(generated, P) is no loss that falls, since P moves with
+    the image, and an L1 teacher pulls as hard near its target as far from it.
+    """
 
     image: Pixels  # (N, 3, H, W)
     proxy: Pixels  # of the start
-    losses: list[float] = field(default_factory=list)  # before each step, see fused_loss
+    mse: list[float] = field(default_factory=list)  # to the target, before each step
     kept: list[tuple[int, Pixels]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -47,12 +51,12 @@ def fit_pixels(
     generated: Pixels,
     target: Pixels,
     options: FitOptions | None = None,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, float], None] = lambda step, mse: None,
 ) -> FitReport:
     """Adam on the pixels of `generated` towards `target`, (N, 3, H, W) in [0, 1].
 
     Args:
-        on_step: called with the step's number, from 1, and the loss before it.
+        on_step: called with the step's number, from 1, and the MSE before it.
 
     Raises:
         RuntimeInputError: as `Artifact.proxy`.
@@ -65,11 +69,11 @@ def fit_pixels(
     start = time.perf_counter()
     for step in range(1, options.steps + 1):
         proxy = artifact.proxy(image, target)
-        scales = (artifact.alpha, options.mse_weight)
-        report.losses.append(fused_loss(image, target, proxy, *scales))
-        optimiser.step(image, closed_form(image, target, proxy, *scales))
+        report.mse.append(mean_squared(image, target))
+        gradient = closed_form(image, target, proxy, artifact.alpha, options.mse_weight)
+        optimiser.step(image, gradient)
         if step % options.keep_every == 0 or step == options.steps:
             report.kept.append((step, image.copy()))
-        on_step(step, report.losses[-1])
+        on_step(step, report.mse[-1])
     report.seconds = time.perf_counter() - start
     return report
