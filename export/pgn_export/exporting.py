@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import pgn
-from pgn import ConversionError, GateError, MissingExtraError, PgnError
+from pgn import ConversionError, GateError, MissingExtraError
 from pgn.errors import unknown_name
-from pgn.files import first_line
+from pgn.files import check_folder, first_line
 from pgn_export import coreml, manifest, onnx, parity, tflite
 from pgn_export.graph import ProxyGraph, Size, check_size
 from pgn_runtime import backends
@@ -74,8 +74,9 @@ def export(
     path = Path(output) / f"{name}-{shown}-fp32{converter.SUFFIX}"
 
     start = time.monotonic()
-    with _temporary_folder(path.parent) as folder:
-        made = folder / path.name
+    check_folder(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        made = Path(folder) / path.name
         with _failures(target, path.parent):
             converter.export(ProxyGraph(net), size, made)
             figures = _prove(net, converter, made, size)
@@ -131,19 +132,6 @@ def _replace(source: Path, final: Path) -> None:
     if final.is_dir():
         final.replace(source.with_name(f"old-{final.name}"))  # goes with the temporary folder
     source.replace(final)
-
-
-@contextlib.contextmanager
-def _temporary_folder(parent: Path) -> Iterator[Path]:
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=".export-"))
-    except OSError as error:
-        raise PgnError(f"--output: cannot write to {parent} ({error.strerror}).") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

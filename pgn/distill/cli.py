@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pgn import command
 from pgn.distill.loop import Figures, distil
-from pgn.distill.options import options_for
+from pgn.distill.options import DistillOptions, options_for
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,18 +19,28 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def train(
     data: Annotated[Path, typer.Option(help="Folder of photos.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
-    backbone: Annotated[str, typer.Option(help="lite, resnet4, resnet6, resnet8, unet.")] = "lite",
-    teacher: Annotated[str, typer.Option(help="vgg19, vgg16, vgg11.")] = "vgg19",
+    backbone: Annotated[
+        str, typer.Option(help="lite, resnet4, resnet6, resnet8, unet.")
+    ] = DistillOptions.backbone,
+    teacher: Annotated[str, typer.Option(help="vgg19, vgg16, vgg11.")] = DistillOptions.teacher,
     weights: Annotated[
         str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Crops to see in all.")] = 42_000,
-    batch: Annotated[int, typer.Option(help="Crops a step, a multiple of 3.")] = 12,
-    crop: Annotated[int, typer.Option(help="Pixels of a crop's side.")] = 96,
-    learning_rate: Annotated[float, typer.Option(help="Peak; falls along a cosine.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of crops and random weights.")] = 0,
-    precision: Annotated[str, typer.Option(help="Of the teacher: bf16 or fp32.")] = "bf16",
-    licence: Annotated[str, typer.Option(help="Of the weights, for their card.")] = "",
+    images: Annotated[int, typer.Option(help="Crops to see in all.")] = DistillOptions.images,
+    batch: Annotated[
+        int, typer.Option(help="Crops a step, a multiple of 3.")
+    ] = DistillOptions.batch,
+    crop: Annotated[int, typer.Option(help="Pixels of a crop's side.")] = DistillOptions.crop,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak; falls along a cosine.")
+    ] = DistillOptions.learning_rate,
+    seed: Annotated[int, typer.Option(help="Of crops and random weights.")] = DistillOptions.seed,
+    precision: Annotated[
+        str, typer.Option(help="Of the teacher: bf16 or fp32.")
+    ] = DistillOptions.precision,
+    licence: Annotated[
+        str, typer.Option(help="Of the weights, for their card.")
+    ] = DistillOptions.licence,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
 ) -> None:
     """Distil a perceptual loss into a PGN. Progress on stderr, the checkpoint's path on stdout."""

@@ -194,7 +194,7 @@ def distil(
         distiller.initialise(crops)
         _store(distiller, state_path)
     _train(distiller, crops, report)
-    return _finish(distiller)
+    return _finish(distiller, len(crops.paths))
 
 
 def _train(distiller: Distiller, crops: Crops, report: Callable[[Figures], None]) -> None:
@@ -261,12 +261,12 @@ def _cut_log(path: Path, images: int) -> None:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-def _finish(distiller: Distiller) -> Path:
+def _finish(distiller: Distiller, photos: int) -> Path:
     options = distiller.options
     _store(distiller, options.output / STATE_NAME)
     distiller.net.info["training"] = {
         **options.identity(),
-        "photos": len(Crops(options.data, options.crop, 1, 0).paths),
+        "photos": photos,
         "seconds": round(distiller.seconds),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

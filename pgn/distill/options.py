@@ -65,7 +65,7 @@ class DistillOptions:
                 f"--teacher: got {self.teacher}, but lite has the layers of vgg19 and starts from "
                 f"them. Use vgg19, or a backbone of the paper."
             )
-        PGNConfig(self.backbone, self.head, gamma=self.gamma)
+        self.config()
         drawn = self.batch - self.degraded
         self._require("batch", drawn >= 3 and drawn % 3 == 0, f"{self.degraded} + a multiple of 3")
         fits = 32 <= self.crop <= MAX_CROP and self.crop % 32 == 0

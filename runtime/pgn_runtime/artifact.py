@@ -39,8 +39,7 @@ class Artifact:
             MissingBackendError: the runtime is not installed.
         """
         file = Path(path)
-        if not file.exists():
-            raise RuntimeInputError(f"model: no file {file}. Make it with pgn-export.")
+        backends.find(file)  # a missing file is told as such, not as one that nobody lists
         alpha = read_entry(file)["alpha"]  # before the graph: what was changed is never opened
         return Artifact(file, backends.load(file, threads), float(alpha))
 

@@ -40,6 +40,7 @@ BLUR = 4.0  # pixels, of the start
 OPTIONS = FitOptions()  # what python -m pgn_runtime does by default
 
 Gradient = Callable[[Tensor], Tensor]  # (1, 3, H, W) pixels -> (1, 3, H, W)
+Judge = Callable[[Tensor], list[float]]  # (N, 3, H, W) pixels -> N true losses
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -75,11 +76,15 @@ def demo(
     def exact(image: Tensor) -> Tensor:
         return teacher.gradient(image, features)
 
+    @torch.no_grad()
+    def judge(images: Tensor) -> list[float]:
+        return [float(teacher(image[None], features)) for image in images]
+
     runs = [
-        _fit("pgn-lite, ONNX Runtime", exports / "pgn-lite-dynamic-fp32.onnx", output, teacher),
-        _fit("pgn-lite, LiteRT", exports / f"pgn-lite-{SIZE}x{SIZE}-fp32.tflite", output, teacher),
-        _fit_in_torch("VGG-19, exact, in PyTorch", output, teacher, exact),
-        _fit_in_torch("MSE alone, in PyTorch", output, teacher, torch.zeros_like),
+        _fit("pgn-lite, ONNX Runtime", exports / "pgn-lite-dynamic-fp32.onnx", output, judge),
+        _fit("pgn-lite, LiteRT", exports / f"pgn-lite-{SIZE}x{SIZE}-fp32.tflite", output, judge),
+        _fit_in_torch("VGG-19, exact, in PyTorch", output, judge, exact),
+        _fit_in_torch("MSE alone, in PyTorch", output, judge, torch.zeros_like),
     ]
     _show(output, runs, exports)
     typer.echo(f"{output / 'index.html'} written, {time.monotonic() - start:.0f} s in all")
@@ -99,17 +104,16 @@ def _run(module: str, *arguments: object) -> str:
     return done.stdout
 
 
-def _fit(name: str, model: Path, output: Path, teacher: PerceptualLoss) -> Run:
+def _fit(name: str, model: Path, output: Path, judge: Judge) -> Run:
     folder = output / model.suffix.lstrip(".")
     pictures = (output / "start.png", output / "target.png")
     summary = json.loads(_run("pgn_runtime", model, *pictures, "-o", folder))
     with np.load(folder / "fit.npz") as fitted:
         steps, images = fitted["steps"].tolist(), torch.from_numpy(fitted["images"])
-    losses = _true_losses(teacher, images, read_image(output / "target.png")[None])
-    return Run(name, folder, summary["seconds_per_step"], steps, losses)
+    return Run(name, folder, summary["seconds_per_step"], steps, judge(images))
 
 
-def _fit_in_torch(name: str, output: Path, teacher: PerceptualLoss, gradient: Gradient) -> Run:
+def _fit_in_torch(name: str, output: Path, judge: Judge, gradient: Gradient) -> Run:
     """The same fit along another gradient plus MSE, in PyTorch, for comparison."""
     folder = output / name.split()[0]
     folder.mkdir(exist_ok=True)
@@ -127,14 +131,7 @@ def _fit_in_torch(name: str, output: Path, teacher: PerceptualLoss, gradient: Gr
             kept.append(image.clone())
             steps.append(step)
     to_pil(image[0]).save(folder / "result.png")
-    losses = _true_losses(teacher, torch.cat(kept), target)
-    return Run(name, folder, seconds / OPTIONS.steps, steps, losses)
-
-
-def _true_losses(teacher: PerceptualLoss, images: Tensor, target: Tensor) -> list[float]:
-    with torch.no_grad():
-        features = teacher.features(target)
-        return [float(teacher(image[None], features)) for image in images]
+    return Run(name, folder, seconds / OPTIONS.steps, steps, judge(torch.cat(kept)))
 
 
 def _show(output: Path, runs: list[Run], exports: Path) -> None:

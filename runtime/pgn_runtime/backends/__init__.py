@@ -27,12 +27,11 @@ class Session:
     backend: str
 
 
-def load(path: Path, threads: int) -> Session:
-    """Open an artifact with the runtime of its suffix.
+def find(path: Path) -> str:
+    """The backend of an artifact, by its suffix.
 
     Raises:
-        RuntimeInputError: no such file, no backend for its suffix, or no graph in it.
-        MissingBackendError: the runtime is not installed.
+        RuntimeInputError: no such file, or no backend for its suffix.
     """
     if not path.exists():
         raise RuntimeInputError(f"model: no file {path}. Make it with pgn-export.")
@@ -40,9 +39,18 @@ def load(path: Path, threads: int) -> Session:
         raise RuntimeInputError(
             f"model: got {path.name}, expected a name ending in {' or '.join(_BACKENDS)}."
         )
+    return _BACKENDS[path.suffix]
+
+
+def load(path: Path, threads: int) -> Session:
+    """Open an artifact with the runtime of its suffix.
+
+    Raises:
+        RuntimeInputError: as `find`; an impossible thread count; no graph in the file.
+        MissingBackendError: the runtime is not installed.
+    """
+    backend = find(path)
     if not 1 <= threads <= MAX_THREADS:
         raise RuntimeInputError(f"threads: got {threads}, expected 1 to {MAX_THREADS}.")
-    session: Session = import_module(f"pgn_runtime.backends.{_BACKENDS[path.suffix]}").load(
-        path, threads
-    )
+    session: Session = import_module(f"pgn_runtime.backends.{backend}").load(path, threads)
     return session
