@@ -31,7 +31,7 @@ from pgn.files import check_folder, read_image
 from pgn.images import centre_crop
 from pgn.model import closed_form
 from pgn.teachers import PerceptualLoss
-from pgn_bench.pages import embed_png, plot_lines, write_page
+from pgn.pages import embed_png, plot_lines, write_page
 from pgn_export.parity import MIN_COSINE
 from pgn_runtime import FitOptions
 
