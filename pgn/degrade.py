@@ -1,4 +1,4 @@
-"""Degradations on which the gradient's quality is measured: blur, noise, JPEG, and unseen ones.
+"""Degradations on which the gradient's quality is measured: blur, noise, JPEG, and others.
 
 All take and give pixels (3, H, W) in [0, 1]; noise leaves that range, as generators do.
 """
@@ -51,16 +51,10 @@ def mosaic(image: Tensor, side: int) -> Tensor:
     return blocks[:, : image.shape[1], : image.shape[2]]
 
 
-def random_degradation(image: Tensor, random: np.random.Generator) -> Tensor:
-    """Blur, noise or JPEG of random strength, moved back towards the image by a random share."""
-    kind = random.integers(3)
-    if kind == 0:
-        degraded = blur(image, float(random.uniform(0.5, 5.0)))
-    elif kind == 1:
-        degraded = noise(image, float(random.uniform(0.02, 0.15)), int(random.integers(2**31)))
-    else:
-        degraded = jpeg(image, int(random.integers(5, 50)))
-    return torch.lerp(image, degraded, float(random.uniform(0.3, 1.0)))
+def shift(image: Tensor, pixels: int) -> Tensor:
+    """Moved to the right and down by `pixels`; the first row and column fill the gap."""
+    padded = F.pad(image[None], (pixels, 0, pixels, 0), mode="replicate")[0]
+    return padded[:, : image.shape[1], : image.shape[2]]
 
 
 SUITE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -69,7 +63,8 @@ SUITE: dict[str, Callable[[Tensor], Tensor]] = {
     "noise 0.1": lambda image: noise(image, 0.1),
     "JPEG 10": lambda image: jpeg(image, 10),
 }
-UNSEEN: dict[str, Callable[[Tensor], Tensor]] = {  # of kinds that training never shows
-    "mosaic 4": lambda image: mosaic(image, 4),
+BESIDE: dict[str, Callable[[Tensor], Tensor]] = {  # of the last two kinds training shows nothing
     "half contrast": lambda image: 0.5 * image + 0.25,
+    "mosaic 4": lambda image: mosaic(image, 4),
+    "shift 3": lambda image: shift(image, 3),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,17 +19,24 @@ from torch import Tensor
 from pgn.errors import PgnError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+UNREADABLE = (  # what Pillow raises, the last two for damaged EXIF
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    struct.error,
+    TypeError,
+)
 
 
-def open_rgb(path: str | Path) -> Image.Image:
+def open_rgb(file: str | Path | IO[bytes]) -> Image.Image:
     """A picture as 8-bit RGB: turned as its EXIF says, 16-bit grey scaled, alpha dropped.
 
     Raises:
         one of UNREADABLE: it is no picture that can be decoded.
     """
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
+    with Image.open(file) as opened:
+        picture = ImageOps.exif_transpose(opened)
         if picture.mode.startswith("I;16"):  # convert() would clip it at 255
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         return picture.convert("RGB")

@@ -10,13 +10,20 @@ from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pgn.files import atomic_path
 
 
-def embed_png(path: Path) -> str:
-    """A PNG file as a data: address."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def embed_png(picture: Path | Image.Image) -> str:
+    """A PNG file or a picture as a data: address."""
+    if isinstance(picture, Path):
+        data = picture.read_bytes()
+    else:
+        buffer = BytesIO()
+        picture.save(buffer, "PNG")
+        data = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def plot_lines(lines: Mapping[str, tuple[list[int], list[float]]], xlabel: str, ylabel: str) -> str:
@@ -30,6 +37,11 @@ def plot_lines(lines: Mapping[str, tuple[list[int], list[float]]], xlabel: str, 
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
+    return to_svg(figure)
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as inline SVG."""
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue().decode()

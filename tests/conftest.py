@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +40,18 @@ def photo() -> Tensor:
     from pgn_export.parity import photos
 
     return photos((96, 96))[0]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, and no package lpips."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no earlier download
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    monkeypatch.setitem(sys.modules, "lpips", None)
 
 
 def worst(found: Tensor | NDArray[np.generic], wanted: Tensor | NDArray[np.generic]) -> float:

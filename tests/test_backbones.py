@@ -54,7 +54,7 @@ def test_lite_costs_about_2_3_gmacs() -> None:
 TINY = {
     "resnet": ResNet(1, down=(4, 4), up=(4,)).eval(),
     "unet": UNet(down=(4, 4, 4, 4, 4), up=(4, 4, 4, 4, 4)).eval(),
-    "lite": Lite(((4,), (4,), (4,), (4,)), first_compared=1).eval(),
+    "lite": Lite(((4,), (4,), (4,), (4,))).eval(),
 }
 
 
@@ -104,7 +104,7 @@ def distance(net: Lite, u_generated: Tensor, u_target: Tensor) -> Tensor:
 
 def test_tied_lite_is_the_gradient_of_an_explicit_distance() -> None:
     torch.manual_seed(0)
-    net = Lite(((4, 5), (6,), (7, 8)), first_compared=1).double()
+    net = Lite(((4, 5), (6,), (7, 8))).double()
     for parameters in (net.strength, net.softness):
         for parameter in parameters:
             nn.init.uniform_(parameter, 0.1, 1.0)

@@ -14,7 +14,7 @@ from pgn.images import normalise
 
 CASES: dict[str, dict[str, Any]] = {
     "resnet4": {"down": [4, 8], "up": [4]},
-    "lite": {"widths": [[4], [4]], "first_compared": 1},
+    "lite": {"widths": [[4], [4]]},
 }
 
 

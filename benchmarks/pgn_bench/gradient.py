@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pgn
 from pgn.degrade import blur
+from pgn.evaluate.measures import cosine
 from pgn.teachers import PerceptualLoss
 from pgn_export import export
 from pgn_export.graph import Size
@@ -55,17 +56,17 @@ def providers(net: pgn.PGN, size: Size, threads: int) -> list[Provider]:
     calls: dict[str, tuple[Call, Tensor]] = {
         EXACT: (lambda: teacher.gradient(generated, features), exact)
     }
-    if compiled := _compiled(teacher, generated, features):
-        calls[COMPILED] = (compiled, exact)
+    if faster := compiled(teacher, generated, features):
+        calls[COMPILED] = (faster, exact)
     calls["pgn-lite, PyTorch"] = (lambda: net.gradient(generated, target), predicted)
     for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
-        call = _exported(net, target_name, (generated, target), threads)
+        call = exported(net, target_name, (generated, target), threads)
         calls[f"pgn-lite, {runtime}"] = (call, predicted)
     return [_checked(name, call, wanted, exact) for name, (call, wanted) in calls.items()]
 
 
-def _compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]) -> Call | None:
-    """The compiled exact gradient, or None where no C++ compiler is at hand."""
+def compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]) -> Call | None:
+    """The exact gradient, compiled, at `generated` (1, 3, H, W); None without a C++ compiler."""
     loss = torch.compile(lambda image: teacher(image, features).sum())
 
     def call() -> Tensor:
@@ -80,7 +81,12 @@ def _compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]
     return call
 
 
-def _exported(net: pgn.PGN, target_name: str, pair: tuple[Tensor, Tensor], threads: int) -> Call:
+def exported(net: pgn.PGN, target_name: str, pair: tuple[Tensor, Tensor], threads: int) -> Call:
+    """The gradient of the network's export to `target_name` at a pair of images (1, 3, H, W).
+
+    Raises:
+        what pgn_export.export raises; nothing stays on disk.
+    """
     generated, target = (image.numpy() for image in pair)
     height, width = generated.shape[-2:]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +97,16 @@ def _exported(net: pgn.PGN, target_name: str, pair: tuple[Tensor, Tensor], threa
 
 def _checked(name: str, call: Call, wanted: Tensor, exact: Tensor) -> Provider:
     found = call()
-    agreement = _cosine(found, wanted)
+    check_agreement(name, found, wanted)
+    return Provider(name, call, cosine(found, exact))
+
+
+def check_agreement(name: str, found: Tensor, wanted: Tensor) -> None:
+    """Refuse gradients, of one shape, that are not those that `name` claims to compute.
+
+    Raises:
+        pgn.GateError: their cosine is below MIN_AGREEMENT, or NaN.
+    """
+    agreement = cosine(found, wanted)
     if not agreement >= MIN_AGREEMENT:
         raise pgn.GateError(f"{name}: cosine {agreement:.4f} with its reference: not timed.")
-    return Provider(name, call, _cosine(found, exact))
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))

@@ -1,4 +1,4 @@
-"""How we time: warm-up, interleaved rounds (A B A B), medians and percentiles."""
+"""How we time: warm-up, short blocks of calls in turn (A B A B), medians and percentiles."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-WARM_UP = 3  # calls of each before the first timed one
+WARM_UP = 3  # calls of each before the first round
+BLOCK = 3  # timed calls in a row
+REST = 0.05  # seconds; idle threads of ONNX Runtime and OpenMP spin for less before they sleep
 PACKAGES = ("torch", "onnxruntime", "ai-edge-litert", "numpy")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call, over all rounds."""
+    """Milliseconds of one call, over all that were timed."""
 
     median_ms: float
     p10_ms: float
     p90_ms: float
-    rounds: int
+    calls: int
 
 
 def interleaved(
@@ -31,18 +33,29 @@ def interleaved(
     rounds: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time every call `rounds` times, in turn, so that a busy moment of the machine hits all."""
+    """Time BLOCK calls of each in every round, so that a busy moment of the machine hits all.
+
+    Before a block the machine rests, and one call is not timed: the threads of other runtimes
+    would still spin for work on the cores that this one needs, and the caches hold their data.
+    Without that, ONNX Runtime in turn with PyTorch takes up to three times as long as alone.
+    """
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            time.sleep(REST)
             call()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name] += [_seconds(call) for _ in range(BLOCK)]
         advance()
     return {name: _summary(np.array(values) * 1000) for name, values in seconds.items()}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _summary(milliseconds: np.ndarray) -> Timing:

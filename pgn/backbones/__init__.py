@@ -1,11 +1,11 @@
-"""Backbones by name. `build(name)` makes each; `lite` is ours, the others are the paper's."""
+"""Backbones by name, made by `build`: the paper's, and ours, `lite` and `nano`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from pgn.backbones.lite import Lite
+from pgn.backbones.lite import NANO_WIDTHS, Lite
 from pgn.backbones.padding import Backbone
 from pgn.backbones.resnet import ResNet
 from pgn.backbones.unet import UNet
@@ -18,15 +18,17 @@ _BUILDERS: dict[str, Callable[..., Backbone]] = {
     "resnet8": lambda **options: ResNet(8, **options),
     "unet": UNet,
     "lite": Lite,
+    "nano": lambda widths=NANO_WIDTHS: Lite(widths),
 }
 NAMES = tuple(_BUILDERS)
+THIN = ("lite", "nano")  # shaped like a backward pass, and begun from the teacher
 
 
 def build(name: str, **options: Any) -> Backbone:
     """Make a backbone with random weights.
 
     Args:
-        name: resnet4 | resnet6 | resnet8 | unet | lite.
+        name: resnet4 | resnet6 | resnet8 | unet | lite | nano.
         options: other channel counts than the published ones (see the class of each).
 
     Raises:
@@ -44,4 +46,4 @@ def build(name: str, **options: Any) -> Backbone:
         ) from None
 
 
-__all__ = ["NAMES", "Backbone", "Lite", "ResNet", "UNet", "build"]
+__all__ = ["NAMES", "THIN", "Backbone", "Lite", "ResNet", "UNet", "build"]

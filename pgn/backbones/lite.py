@@ -24,26 +24,25 @@ from torch import Tensor, nn
 from pgn.backbones.padding import Backbone
 from pgn.errors import PgnError
 
-WIDTHS = ((16, 16), (32, 32), (64, 64, 64, 64), (96,))  # VGG-19's blocks up to conv4_1, thinned
-FIRST_COMPARED = 2  # the full-resolution layers carry 4 % of the gradient's energy: not compared
+WIDTHS = ((16, 16), (48, 48), (64, 64, 64, 64), (128,))  # VGG-19's blocks up to conv4_1, thinned
+NANO_WIDTHS = ((16,), (32, 32), (48, 48, 48), (64,))  # `nano`: layers left out, too
 MASK_SLOPE = 2.0**15  # min(slope * f, 1) is the step function f > 0, and stays finite in fp16
 SOFTNESS_FLOOR = 1e-6
 
 
 class Lite(Backbone):
-    """Thin VGG `widths` (one tuple a block), differences taken from layer `first_compared` on."""
+    """Thin VGG: channel counts of its layers, one sequence a block.
 
-    def __init__(
-        self,
-        widths: Sequence[Sequence[int]] = WIDTHS,
-        first_compared: int = FIRST_COMPARED,
-    ) -> None:
+    The first block's features are not compared: they carry 4 % of the gradient's energy.
+    """
+
+    def __init__(self, widths: Sequence[Sequence[int]] = WIDTHS) -> None:
         super().__init__()
+        if len(widths) < 2 or not all(widths):
+            raise PgnError(f"widths: got {widths}, expected two blocks or more, none empty.")
         self.multiple = 2 ** (len(widths) - 1)
-        self.first_compared = first_compared
+        self.first_compared = len(widths[0])
         flat = [width for block in widths for width in block]
-        if not 0 <= first_compared < len(flat):
-            raise PgnError(f"first_compared: got {first_compared}, expected 0 to {len(flat) - 1}.")
         starts = {sum(len(block) for block in widths[:i]) for i in range(1, len(widths))}
         self.pooled = [k in starts for k in range(len(flat))]  # is conv k fed by pooled features?
         self.convs = nn.ModuleList(
@@ -54,7 +53,7 @@ class Lite(Backbone):
             nn.Conv2d(out_channels, in_channels, 3, padding=1, bias=False)
             for in_channels, out_channels in zip([3, *flat], flat, strict=False)
         )
-        compared = flat[first_compared:]
+        compared = flat[self.first_compared :]
         self.strength = nn.ParameterList(torch.full((1, c, 1, 1), 1.0 / c) for c in compared)
         self.softness = nn.ParameterList(torch.full((1, c, 1, 1), 0.1) for c in compared)
         self.tie()

@@ -1,80 +1,105 @@
-"""`pgn-train`: distil a perceptual loss into a PGN from a folder of photos."""
+"""`pgn-train`: distil a loss into a PGN, by a recipe, from photos."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pgn import command
-from pgn.distill.loop import Figures, distil
-from pgn.distill.options import DistillOptions, options_for
+from pgn.distill import bank, recipes
+from pgn.distill.loop import Figures, distil, seconds_per_step
+from pgn.distill.options import DistillOptions
+from pgn.errors import PgnError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(help="Folder of photos.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
-    backbone: Annotated[
-        str, typer.Option(help="lite, resnet4, resnet6, resnet8, unet.")
-    ] = DistillOptions.backbone,
-    teacher: Annotated[str, typer.Option(help="vgg19, vgg16, vgg11.")] = DistillOptions.teacher,
+    recipe: Annotated[
+        str, typer.Option(help=f"{', '.join(recipes.NAMES)}, or a TOML file.")
+    ] = "lite-cpu",
+    data: Annotated[
+        str,
+        typer.Option(help="Folder of photos, tar shards (train-{000..127}.tar), or a run's bank."),
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the run.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="vgg19, vgg16, vgg11, lpips-vgg, ssd, ncc, zncc, module:callable."),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Crops to see in all.")] = DistillOptions.images,
-    batch: Annotated[
-        int, typer.Option(help="Crops a step, a multiple of 3.")
-    ] = DistillOptions.batch,
-    crop: Annotated[int, typer.Option(help="Pixels of a crop's side.")] = DistillOptions.crop,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak; falls along a cosine.")
-    ] = DistillOptions.learning_rate,
-    seed: Annotated[int, typer.Option(help="Of crops and random weights.")] = DistillOptions.seed,
-    precision: Annotated[
-        str, typer.Option(help="Of the teacher: bf16 or fp32.")
-    ] = DistillOptions.precision,
-    licence: Annotated[
-        str, typer.Option(help="Of the weights, for their card.")
-    ] = DistillOptions.licence,
+    backbone: Annotated[
+        str | None, typer.Option(help="lite, nano, resnet4, resnet6, resnet8, unet.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="direct, proxy, constrained, hybrid.")] = None,
+    images: Annotated[int | None, typer.Option(help="New crops to see in all.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting: --set learning_rate=5e-4.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the settings and the estimated time only.")
+    ] = False,
 ) -> None:
-    """Distil a perceptual loss into a PGN. Progress on stderr, the checkpoint's path on stdout."""
-    options = options_for(
-        backbone,
-        data=data,
-        output=output,
-        teacher=teacher,
-        weights=weights,
-        images=images,
-        batch=batch,
-        crop=crop,
-        learning_rate=learning_rate,
-        seed=seed,
-        precision=precision,
-        licence=licence,
-    )
+    """Distil a loss into a PGN. Progress on stderr, the checkpoint's path on stdout.
+
+    Several GPUs: --set devices=8; several nodes: --set nodes=2, started by torchrun on each.
+    """
+    flags = {"teacher": teacher, "weights": weights, "backbone": backbone, "head": head}
+    given = {key: value for key, value in {**flags, "images": images}.items() if value is not None}
+    given |= dict(recipes.setting(text) for text in settings or [])
+    options = _resolve(recipe, given, data, output, needed=not dry_run)
+    if dry_run:
+        typer.echo(recipes.to_toml(options))
+        if data:
+            seconds = seconds_per_step(options) * options.steps
+            command.stderr.print(f"about {timedelta(seconds=round(seconds))} on this machine")
+        else:
+            command.stderr.print("give --data for an estimate of the time")
+        return
+    if not resume:
+        command.stderr.print(recipes.to_toml(options), highlight=False, markup=False)
+    typer.echo(_train(options, resume))
+
+
+def _resolve(
+    recipe: str, given: dict[str, Any], data: str, output: Path | None, *, needed: bool
+) -> DistillOptions:
+    """The recipe's settings, and over them those of the command line."""
+    if needed and not (data and output):
+        raise PgnError("pgn-train: expected --data PHOTOS and -o RUN (or --dry-run).")
+    settings = recipes.read(recipe) | given
+    if bank.is_bank(data):  # nothing is observed, so there is nothing to keep
+        settings |= {"replay": 0, "bank": 0}
+    return DistillOptions(data=data, output=output or Path("runs"), **settings)
+
+
+def _train(options: DistillOptions, resume: bool) -> Path:
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=command.stderr) as progress:
-        task = progress.add_task("images", total=options.steps * options.batch)
+        task = progress.add_task("images", total=options.steps * options.world_batch)
 
         def report(figures: Figures) -> None:
             progress.update(task, completed=figures.images)
             progress.console.print(_line(figures))
 
-        path = distil(options, report, resume=resume)
-    typer.echo(path)
+        return distil(options, report, resume=resume)
 
 
 def _line(figures: Figures) -> str:
     l1 = " ".join(f"{value:.3f}" for value in figures.autoencoder_l1)
     return (
         f"images {figures.images:>7}  loss {figures.loss:.4f}  cosine {figures.cosine:.3f}  "
-        f"autoencoder L1 {l1}  {figures.images_per_second:.1f} images/s"
+        f"{f'autoencoder L1 {l1}  ' if l1 else ''}{figures.images_per_second:.1f} images/s"
     )
 
 

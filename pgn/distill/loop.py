@@ -1,255 +1,259 @@
-"""Distil a perceptual loss into a PGN: the training step, and a loop that survives being killed.
+"""Distil a perceptual loss into a PGN: a run that reports, and survives being killed at any moment.
 
-Reference: Nikulin et al., arXiv 2105.01957, section 4 and Eq. 10. One step:
-autoencoders draw `generated` from `target`; the teacher gives its exact gradient there; the PGN
-learns it; the autoencoders follow the PGN's gradient.
+A run's folder holds the checkpoint (at the end), log.jsonl, state.pt and, with replay, a bank of
+the teacher's gradients for each process.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import tempfile
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
-from pgn.backbones import Lite
+from pgn import command
 from pgn.checkpoint import save
-from pgn.distill.data import Crops
+from pgn.distill import bank as banks
+from pgn.distill import state
+from pgn.distill.data import Stream, photo_batches
+from pgn.distill.distiller import Distiller, Learnt
 from pgn.distill.options import DistillOptions
-from pgn.distill.surrogates import RunningNormClip, surrogates
-from pgn.distill.thin import initialise
 from pgn.errors import PgnError
-from pgn.files import atomic_path, check_folder, first_line, read_torch
-from pgn.images import denormalise, normalise
-from pgn.model import PGN, residual_from_gradient
-from pgn.teachers import PerceptualLoss
+from pgn.files import atomic_path, check_folder
+from pgn.images import denormalise
 
-GRADIENT_WEIGHT = 18.9  # of the residual's mean square: the official 2^26 on gradients at 3x224x224
-INITIAL_PIXELS = 96 * 96 * 96  # of the crops from which `lite` is initialised: 96 of 96x96
-WARM_UP = 100  # steps
 REPORT_EVERY = 40  # steps
+TRIAL_STEPS = 4  # of a dry run
+INITIAL_PIXELS = 96 * 96 * 96  # from which the network is prepared: 96 crops of 96x96
 STATE_NAME = "state.pt"
 LOG_NAME = "log.jsonl"
+BANK_NAME = "bank"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a line of the log says; means over the last REPORT_EVERY steps."""
+    """What a line of the log says; means over the last REPORT_EVERY steps and all processes."""
 
-    images: int
+    images: int  # new crops so far
     loss: float
-    cosine: float
+    cosine: float  # with the teacher's gradient, before the step that learns it
     autoencoder_l1: tuple[float, ...]
-    images_per_second: float
+    images_per_second: float  # new ones
+    seconds: float  # of training so far, over all runs
 
 
-class Distiller:
-    """The PGN, its teacher, the surrogate generators and their optimisers."""
+Report = Callable[[Figures], None]
 
-    def __init__(self, options: DistillOptions) -> None:
+
+class Run:
+    """One distillation in one process: the distiller, its photos or bank, its folder."""
+
+    def __init__(self, options: DistillOptions, fabric: Fabric) -> None:
         self.options = options
-        torch.manual_seed(options.seed)
-        self.teacher = PerceptualLoss(options.teacher, options.weights)
-        self.net = PGN(options.config(), {"teacher": self.teacher.source})
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.surrogates = surrogates(options.patience)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=options.learning_rate)
-        self.clip = RunningNormClip()
-        self.done = 0  # steps
-        self.seconds = 0.0  # of training, over all runs
+        self.fabric = fabric
+        self.source = banks.load(options.data) if banks.is_bank(options.data) else None
+        self.distiller = Distiller(options, fabric, self.source)
+        self.corrupt: set[str] = set()  # names of photos that could not be read
 
-    def initialise(self, crops: Crops) -> None:
-        """Give `lite` its teacher's weights; the paper's networks start at random."""
-        if isinstance(self.net.backbone, Lite):
-            count = max(1, INITIAL_PIXELS // crops.size**2)
-            pairs = [crops[i] for i in range(min(count, len(crops)))]
-            photos, degraded = (torch.stack(images) for images in zip(*pairs, strict=True))
-            alpha = self.net.config.alpha
-            initialise(self.net.backbone, self.teacher, photos, degraded, alpha)
+    @property
+    def path(self) -> Path:
+        return self.options.output / f"pgn-{self.options.backbone}.safetensors"
 
-    def step(self, photos: Tensor, degraded: Tensor) -> tuple[float, float, list[float]]:
-        """One step on pixels (N, 3, H, W): returns loss, cosine, L1 of each autoencoder.
+    def begin(self) -> None:
+        """Prepare a new network."""
+        distiller, options = self.distiller, self.options
+        count = max(1, INITIAL_PIXELS // options.crop**2)
+        if self.source:
+            lesson = self.source.lesson(torch.arange(min(count, self.source.size)))
+            distiller.begin_from(denormalise(lesson.u_target), denormalise(lesson.u_generated))
+        else:
+            batches = islice(self._photos(0), -(-count // options.batch))
+            distiller.prepare([batch.to(self.fabric.device) for batch in batches])
+        distiller.set_up()
+        if options.bank and not self.source:
+            card = {"teacher": distiller.teacher.source, "alpha": distiller.net.config.alpha}
+            folder = self._bank_folder
+            distiller.bank = banks.create(folder, options.bank, options.crop, card)
 
-        `degraded` stands in for generated images in the first `options.degraded` of the batch.
+    def resume(self) -> None:
+        """Go on from the folder's state.
+
+        Raises:
+            PgnError: it is damaged, or of a run with other options.
         """
-        self._set_learning_rate()
-        u_target = normalise(photos)
-        given = self.options.degraded
-        parts = u_target[given:].chunk(len(self.surrogates))
-        with self._autocast():
-            drawn = [s.draw(part) for s, part in zip(self.surrogates, parts, strict=True)]
-        u_generated = torch.cat([normalise(degraded[:given]), *drawn]).detach()
-        truth = self._true_residual(u_generated, photos)
+        self.distiller.set_up()
+        if self.options.bank and not self.source:
+            self.distiller.bank = banks.load(self._bank_folder, writable=True)
+        state.restore(self.distiller, self.options.output / STATE_NAME)
+        _cut_log(self.options.output / LOG_NAME, self.images)
 
-        self.net.train()
-        proxy = self.net(u_generated, u_target)
-        residual = u_generated - proxy
-        loss = self._meta_loss(residual, truth, proxy, photos)
-        if not torch.isfinite(loss):
-            raise PgnError(
-                f"training: the loss is {float(loss.detach())} at step {self.done}. Give a lower "
-                f"--learning-rate; {self.options.output / STATE_NAME} holds the last good state."
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.clip(self.net.parameters())
-        self.optimiser.step()
+    def train(self, report: Report) -> None:
+        """All steps that are left. Saves every `save_every` seconds and reports."""
+        recent: list[Learnt] = []
+        before, start = self.distiller.seconds, time.monotonic()
+        saved = reported = start
+        for learnt in self.steps():
+            recent.append(learnt)
+            now = time.monotonic()
+            self.distiller.seconds = before + now - start
+            last = self.distiller.done == self.options.steps
+            if self.distiller.done % REPORT_EVERY == 0 or last:
+                self._report(recent, now - reported, report)
+                recent.clear()
+                reported = now
+            # rank 0's clock decides for all: saving needs every process
+            due = now - saved > self.options.save_every
+            if self.fabric.broadcast(due) if self.fabric.world_size > 1 else due:
+                self.save_state()
+                saved = now
 
-        gradient = residual.detach() * (2 * self.net.config.alpha / residual[0].numel())
-        l1 = [
-            s.follow(image, part, target)
-            for s, image, part, target in zip(
-                self.surrogates, drawn, gradient[given:].chunk(len(drawn)), parts, strict=True
-            )
-        ]
-        self.done += 1
-        cosine = F.cosine_similarity(residual.detach().flatten(1), truth.flatten(1)).mean()
-        return float(loss.detach()), float(cosine), l1
+    def save_state(self) -> None:
+        """Write state.pt, from which `resume` goes on."""
+        state.store(self.distiller, self.fabric, self.options.output / STATE_NAME)
 
-    def _meta_loss(self, residual: Tensor, truth: Tensor, proxy: Tensor, photos: Tensor) -> Tensor:
-        """Eq. 10: nearness of the gradient, and of the proxy to the target."""
-        loss = GRADIENT_WEIGHT * F.mse_loss(residual, truth)
-        if self.options.l1_weight:
-            loss = loss + self.options.l1_weight * F.l1_loss(proxy, normalise(photos))
-        if self.options.vgg_weight:
-            with self._autocast():
-                features = self.teacher.features(photos)
-                distance = self.teacher(denormalise(proxy), features).mean()
-            loss = loss + self.options.vgg_weight * distance
-        return loss
-
-    def _true_residual(self, u_generated: Tensor, photos: Tensor) -> Tensor:
-        with self._autocast():
-            with torch.no_grad():
-                features = self.teacher.features(photos)
-            gradient = self.teacher.gradient(denormalise(u_generated), features)
-        return residual_from_gradient(gradient.float(), self.net.config.alpha)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.options.precision == "bf16")
-
-    def _set_learning_rate(self) -> None:
-        progress = self.done / self.options.steps
-        warm = min(1.0, (self.done + 1) / WARM_UP)
-        rate = self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "identity": self.options.identity(),
-            "net": self.net.backbone.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "clip": self.clip.mean,
-            "surrogates": [s.state_dict() for s in self.surrogates],
-            "random": torch.get_rng_state(),
-            "done": self.done,
-            "seconds": self.seconds,
+    def finish(self) -> Path:
+        """Write the checkpoint; returns its path."""
+        self.save_state()
+        net = self.distiller.net
+        self.distiller.average.copy_to(net.parameters())
+        net.info["training"] = {
+            **self.options.identity(),
+            "skipped_photos": len(self.corrupt),
+            "seconds": round(self.distiller.seconds),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
         }
+        if self.options.licence:
+            net.info["licence"] = self.options.licence
+        if self.fabric.is_global_zero:
+            save(net, self.path)
+        self.fabric.barrier()
+        return self.path
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.net.backbone.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.clip.mean = state["clip"]
-        for surrogate, saved in zip(self.surrogates, state["surrogates"], strict=True):
-            surrogate.load_state_dict(saved)
-        torch.set_rng_state(state["random"])
-        self.done, self.seconds = state["done"], state["seconds"]
+    @property
+    def images(self) -> int:
+        """New crops so far, over all processes."""
+        return self.distiller.done * self.options.world_batch
+
+    @property
+    def _bank_folder(self) -> Path:
+        folder = self.options.output / BANK_NAME
+        rank = self.fabric.global_rank
+        return folder / f"rank{rank}" if self.fabric.world_size > 1 else folder
+
+    def _photos(self, start: int) -> Iterator[Tensor]:
+        """Endless uint8 (batch, 3, canvas, canvas), from step `start` on."""
+        options, fabric = self.options, self.fabric
+        stream = Stream(options.seed, options.batch, start, fabric.global_rank, fabric.world_size)
+        for batch in photo_batches(options.data, options.canvas, stream, options.workers):
+            self._name_corrupt(batch.corrupt)
+            yield batch.images
+
+    def _name_corrupt(self, names: list[str]) -> None:
+        for name in names:
+            if name not in self.corrupt:
+                command.stderr.print(f"skipped, it cannot be read: {name}", highlight=False)
+        self.corrupt.update(names)
+
+    def steps(self) -> Iterator[Learnt]:
+        """Every step that is left, as it is done."""
+        distiller = self.distiller
+        remaining = self.options.steps - distiller.done
+        if self.source:
+            return (distiller.step_from_bank() for _ in range(remaining))
+        photos = islice(self._photos(distiller.done), remaining)
+        return (distiller.step(images) for images in photos)
+
+    def _report(self, recent: list[Learnt], seconds: float, report: Report) -> None:
+        count = len(recent)
+        l1 = zip(*(learnt.autoencoder_l1 for learnt in recent), strict=True)
+        means = [sum(part) / count for part in l1]
+        sums = (sum(learnt.loss for learnt in recent), sum(learnt.cosine for learnt in recent))
+        figures = self.fabric.all_reduce(torch.tensor([s / count for s in sums] + means))
+        assert isinstance(figures, Tensor)
+        loss, cosine, *autoencoder_l1 = figures.tolist()
+        done = Figures(
+            images=self.images,
+            loss=loss,
+            cosine=cosine,
+            autoencoder_l1=tuple(autoencoder_l1),
+            images_per_second=count * self.options.world_batch / seconds,
+            seconds=self.distiller.seconds,
+        )
+        if self.fabric.is_global_zero:
+            with open(self.options.output / LOG_NAME, "a", encoding="utf-8") as log:
+                log.write(json.dumps(vars(done)) + "\n")
+            report(done)
 
 
 def distil(
-    options: DistillOptions, report: Callable[[Figures], None], *, resume: bool = False
+    options: DistillOptions, report: Report = lambda figures: None, *, resume: bool = False
 ) -> Path:
-    """Train until options.images crops are seen; returns the checkpoint's path.
+    """Run a distillation to its end; returns the checkpoint's path.
 
-    A run that was killed loses at most `save_every` seconds; with `resume` it goes on and ends
-    as the undisturbed run would have.
+    A killed run loses what was done since the last save (`options.save_every` seconds); with
+    `resume` it goes on from there, as if it had not been killed.
 
     Raises:
-        PgnError: nothing to train on; nothing to resume, or other options than before; a run
-            already there.
+        PgnError: the output already holds a run; nothing to resume, or a run with other options.
     """
-    crops = Crops(options.data, options.crop, options.images, options.seed)
     check_folder(options.output)
-    state_path = options.output / STATE_NAME
-    if state_path.exists() != resume:
+    begun = (options.output / STATE_NAME).exists()
+    if begun and not resume:
         raise PgnError(
-            f"--resume: there is no {state_path}. Leave --resume out to begin."
-            if resume
-            else f"--output: {options.output} holds a run already. Add --resume, or another folder."
+            f"--output: {options.output} holds a run already. Add --resume to go on with it, or "
+            f"give another folder."
         )
-    distiller = Distiller(options)
+    if resume and not begun:
+        raise PgnError(f"--resume: no {STATE_NAME} in {options.output}. Leave --resume out.")
+    run = Run(options, start_fabric(options))
     if resume:
-        _restore(distiller, state_path)
+        run.resume()
     else:
-        distiller.initialise(crops)
-        _store(distiller, state_path)
-    _train(distiller, crops, report)
-    return _finish(distiller, len(crops.paths))
+        run.begin()
+        run.save_state()
+    run.train(report)
+    return run.finish()
 
 
-def _train(distiller: Distiller, crops: Crops, report: Callable[[Figures], None]) -> None:
-    options = distiller.options
-    remaining = Subset(crops, range(distiller.done * options.batch, options.steps * options.batch))
-    # its own generator: a loader draws a seed, and a resumed run must not draw once more
-    loader = DataLoader(
-        remaining, options.batch, num_workers=options.workers, generator=torch.Generator()
+def seconds_per_step(options: DistillOptions) -> float:
+    """Median time of a few steps with `options`; nothing stays on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        bank = TRIAL_STEPS * options.batch if options.replay else 0
+        trial = replace(options, output=Path(folder), bank=bank, workers=0)
+        run = Run(trial, start_fabric(trial))
+        run.begin()
+        times = [time.monotonic()]
+        for _ in islice(run.steps(), TRIAL_STEPS):
+            times.append(time.monotonic())
+        return float(np.median(np.diff(times)))
+
+
+def start_fabric(options: DistillOptions) -> Fabric:
+    """Fabric with the processes and the precision that the options ask for, launched."""
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and _computes_in_bf16())
+    fabric = Fabric(
+        devices=options.devices,
+        num_nodes=options.nodes,
+        precision="bf16-mixed" if bf16 else "32-true",
     )
-    recent: deque[tuple[float, float, list[float]]] = deque(maxlen=REPORT_EVERY)
-    start = saved = reported = time.monotonic()
-    before = distiller.seconds
-    for photos, degraded in loader:
-        recent.append(distiller.step(photos, degraded))
-        now = time.monotonic()
-        distiller.seconds = before + now - start
-        if distiller.done % REPORT_EVERY == 0 or distiller.done == options.steps:
-            losses, cosines, l1 = zip(*recent, strict=True)
-            figures = Figures(
-                images=distiller.done * options.batch,
-                loss=sum(losses) / len(losses),
-                cosine=sum(cosines) / len(cosines),
-                autoencoder_l1=tuple(sum(part) / len(l1) for part in zip(*l1, strict=True)),
-                images_per_second=len(recent) * options.batch / (now - reported),
-            )
-            with open(options.output / LOG_NAME, "a", encoding="utf-8") as log:
-                log.write(json.dumps(vars(figures)) + "\n")
-            report(figures)
-            reported = now
-        if now - saved > options.save_every:
-            _store(distiller, options.output / STATE_NAME)
-            saved = now
+    fabric.launch()
+    return fabric
 
 
-def _store(distiller: Distiller, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(distiller.state_dict(), temporary)
-
-
-def _restore(distiller: Distiller, path: Path) -> None:
-    state = read_torch(path)
-    try:
-        before = dict(state["identity"])
-        wanted = distiller.options.identity()
-        changed = [key for key, value in wanted.items() if before.get(key) != value]
-        if not changed:
-            distiller.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise PgnError(
-            f"--resume: {path} is damaged ({first_line(error)}). Begin again in another folder."
-        ) from None
-    if changed:
-        was = ", ".join(f"{key}={before.get(key)}" for key in changed)
-        raise PgnError(f"--resume: the run in {path.parent} began with {was}. Use the same.")
-    _cut_log(path.parent / LOG_NAME, distiller.done * distiller.options.batch)
+def _computes_in_bf16() -> bool:
+    """Is bfloat16 faster than float32 on the device that Fabric will take?"""
+    on_gpu = torch.accelerator.is_available()
+    cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return on_gpu or cpu
 
 
 def _cut_log(path: Path, images: int) -> None:
@@ -259,18 +263,3 @@ def _cut_log(path: Path, images: int) -> None:
         kept = [line for line in lines if json.loads(line)["images"] <= images]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _finish(distiller: Distiller, photos: int) -> Path:
-    options = distiller.options
-    _store(distiller, options.output / STATE_NAME)
-    distiller.net.info["training"] = {
-        **options.identity(),
-        "photos": photos,
-        "seconds": round(distiller.seconds),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    if options.licence:
-        distiller.net.info["licence"] = options.licence
-    return save(distiller.net, options.output / f"pgn-{options.backbone}.safetensors")

@@ -42,13 +42,14 @@ class RunningNormClip:
 class Surrogate:
     """One autoencoder with its optimiser, clipping and plateau counter."""
 
-    def __init__(self, depth: int, patience: int) -> None:
+    def __init__(self, depth: int, patience: int, device: torch.device | None = None) -> None:
         self.depth = depth
         self.patience = patience
+        self.device = device
         self._start()
 
     def _start(self) -> None:
-        self.net = Autoencoder(self.depth)
+        self.net = Autoencoder(self.depth).to(self.device)
         self.optimiser = torch.optim.Adam(self.net.parameters())
         self.clip = RunningNormClip()
         self.best_l1 = float("inf")
@@ -97,6 +98,6 @@ class Surrogate:
         self.stale_images = state["stale_images"]
 
 
-def surrogates(patience: int) -> list[Surrogate]:
+def surrogates(patience: int, device: torch.device | None = None) -> list[Surrogate]:
     """One of each depth."""
-    return [Surrogate(depth, patience) for depth in DEPTHS]
+    return [Surrogate(depth, patience, device) for depth in DEPTHS]

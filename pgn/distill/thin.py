@@ -8,7 +8,9 @@ by least squares, fits the transposed pass to the teacher's gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -32,18 +34,49 @@ class LayerFit:
     r_squared: float
 
 
+def imitated(student: Sequence[bool], teacher: Sequence[bool]) -> list[int]:
+    """Which layer of the teacher each of the student's imitates; none if it has not its blocks.
+
+    A block's last layers are imitated, of the student's deepest block the first ones.
+
+    Args:
+        student, teacher: for each layer, whether it is fed by pooled features.
+    """
+    short, full = _blocks(student), _blocks(teacher)
+    if len(short) > len(full) or any(len(a) > len(b) for a, b in zip(short, full, strict=False)):
+        return []
+    chosen = [b[len(b) - len(a) :] for a, b in zip(short[:-1], full, strict=False)]
+    return [*chain(*chosen), *full[len(short) - 1][: len(short[-1])]]
+
+
+def _blocks(pooled: Sequence[bool]) -> list[list[int]]:
+    """Layer numbers, block by block."""
+    blocks: list[list[int]] = [[]]
+    for k, starts in enumerate(pooled):
+        if starts:
+            blocks.append([])
+        blocks[-1].append(k)
+    return blocks
+
+
 @torch.no_grad()
 def initialise(
     student: Lite, teacher: PerceptualLoss, photos: Tensor, degraded: Tensor, alpha: float
 ) -> list[LayerFit]:
     """Set all of the student's weights, in place; returns the fit of every layer.
 
+    Where the teacher is no VGG, or has not the student's blocks, nothing is set or returned.
+
     Args:
         photos, degraded: (N, 3, H, W) pixels in [0, 1]; 96 crops are enough.
         alpha: the network's scale (Eq. 5); its residual is CHW/(2 alpha) times the gradient.
     """
+    layers = imitated(student.pooled, teacher.trunk.pooled) if teacher.is_vgg else []
+    if not layers:
+        return []
     both = torch.cat([degraded, photos])
-    wanted = teacher.trunk.preactivations(both)
+    outputs = teacher.trunk.preactivations(both)
+    wanted = [outputs[k] for k in layers]
     thin = normalise(both)
     generator = torch.Generator().manual_seed(0)
     fits = []

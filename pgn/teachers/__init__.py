@@ -1,109 +1,47 @@
-"""Perceptual losses: the teachers of a PGN and the metrics that judge it."""
+"""Teachers: the losses whose gradient a PGN learns, and the metrics that judge it."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from pgn.errors import PgnError, unknown_name
-from pgn.images import check_pair
-from pgn.teachers.lpips import load_lpips
-from pgn.teachers.trunk import OXFORD, VGG_WIDTHS, VGGTrunk
-from pgn.teachers.weights import read_vgg
-
-NAMES = (*VGG_WIDTHS, "lpips-vgg", "lpips-alex")
-_DEFAULT_WEIGHTS = {"vgg19": "oxford", "lpips-vgg": "lpips", "lpips-alex": "lpips"}
-OXFORD_SCALE = 1.0 / 300.0  # brings sums over 0..255 features to the range of the paper's tables
-
-Features = list[Tensor]
+from pgn.teachers import pixelwise
+from pgn.teachers.custom import CallableLoss, load_callable
+from pgn.teachers.perceptual import NAMES, PerceptualLoss
+from pgn.teachers.teacher import Features, Teacher
 
 
-class PerceptualLoss(nn.Module):
-    """A fixed network's distance between images; `loss(generated, target)` -> (N,).
-
-    VGG trunks (Nikulin et al. 2020, section 4): sum over all ReLU outputs up to conv5_1 of the
-    mean absolute difference, AvgPool for MaxPool. LPIPS: v0.1, the metric.
+def load_teacher(
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    layers: Mapping[str, float] | None = None,
+    norm: str = "l1",
+) -> Teacher:
+    """The teacher that `spec` names.
 
     Args:
-        name: vgg19 | vgg16 | vgg11 | lpips-vgg | lpips-alex.
-        weights: VGG: oxford (vgg19's default; extra `teacher`), torchvision (download, hash
-            checked; default of the others) or a file. LPIPS: lpips (the package) or a file.
+        spec: one of NAMES (see PerceptualLoss, also for the other arguments), ssd | ncc | zncc,
+            or module:callable, a function loss(generated, target) -> (N,) of pixels
+            (N, 3, H, W) in [0, 1]; its module is installed or lies in the current folder.
 
     Raises:
-        PgnError: no such name or file, or one that does not fit.
-        MissingExtraError: the weights' package is not installed.
+        PgnError: no such loss; a callable that is no loss of each image; weights, layers or norm
+            for a loss that has none; and what PerceptualLoss raises.
     """
-
-    def __init__(self, name: str = "vgg19", weights: str | Path | None = None) -> None:
-        super().__init__()
-        if name not in NAMES:
-            raise unknown_name("perceptual loss", name, NAMES)
-        weights = weights or _DEFAULT_WEIGHTS.get(name, "torchvision")
-        self.name = name
-        known = weights in ("oxford", "torchvision", "lpips")
-        self.source = f"{name}-{weights if known else _fingerprint(Path(weights))}"
-        self.scale = 1.0
-        if name.startswith("lpips"):
-            self.lpips = load_lpips(name, weights)
-        else:
-            state, preprocessing = read_vgg(name, weights)
-            self.trunk = VGGTrunk(name, preprocessing)
-            try:
-                self.trunk.convs.load_state_dict({k[6:]: v for k, v in state.items()})
-            except RuntimeError as error:
-                reason = str(error).splitlines()[1].strip()
-                raise PgnError(f"weights: {weights} does not fit {name}: {reason}") from None
-            self.scale = OXFORD_SCALE if preprocessing is OXFORD else 1.0
-        self.requires_grad_(False)
-        self.eval()
-
-    def features(self, image: Tensor) -> Features:
-        """What is compared, of pixels (N, 3, H, W); compute a target's once and pass it again."""
-        out: Features = self.lpips.features(image) if self._is_lpips else self.trunk(image)
-        return out
-
-    def forward(self, generated: Tensor, target: Tensor | Features) -> Tensor:
-        """Distance of each image, (N,), differentiable in `generated`.
-
-        Args:
-            generated: (N, 3, H, W) pixels in [0, 1].
-            target: pixels of the same shape, or `features(target)`; with features nothing is
-                checked, for loops that know what they pass.
-
-        Raises:
-            PgnError: the two are no pair of pixel images.
-        """
-        if isinstance(target, Tensor):
-            check_pair(generated, target)
-            target = self.features(target)
-        found = self.features(generated)
-        if self._is_lpips:
-            return self.lpips.distance(found, target)
-        terms = [
-            (a - b).abs().mean(dim=(1, 2, 3), dtype=torch.promote_types(a.dtype, torch.float32))
-            for a, b in zip(found, target, strict=True)
-        ]
-        return torch.stack(terms).sum(dim=0) * self.scale
-
-    def gradient(self, generated: Tensor, target: Tensor | Features) -> Tensor:
-        """The exact gradient of each image's distance, (N, 3, H, W) per pixel unit."""
-        with torch.enable_grad():
-            variable = generated.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self(variable, target).sum(), variable)
-        return gradient
-
-    @property
-    def _is_lpips(self) -> bool:
-        return self.name.startswith("lpips")
+    if spec in NAMES:
+        return PerceptualLoss(spec, weights, layers=layers, norm=norm)
+    if weights is not None or layers is not None or norm != "l1":
+        raise PgnError(
+            f"teacher {spec}: got weights={weights!r}, layers={layers!r}, norm={norm!r}, but only "
+            f"{', '.join(NAMES)} have such. Leave them out."
+        )
+    if spec in pixelwise.LOSSES:
+        return CallableLoss(pixelwise.LOSSES[spec], spec)
+    if ":" in spec:
+        return load_callable(spec)
+    raise unknown_name("teacher", spec, (*NAMES, *pixelwise.LOSSES, "module:callable"))
 
 
-def _fingerprint(path: Path) -> str:
-    """What tells one file of weights from another in a checkpoint's card."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-    return f"file-{digest[:12]}"
-
-
-__all__ = ["NAMES", "Features", "PerceptualLoss"]
+__all__ = ["NAMES", "Features", "PerceptualLoss", "Teacher", "load_teacher"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,12 @@ VGG_WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
     "vgg16": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,)),
     "vgg11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,)),
 }
+
+
+def layer_names(name: str) -> list[str]:
+    """relu1_1 .. relu5_1: the ReLU outputs of the trunk `name`, one a convolution."""
+    blocks = enumerate(VGG_WIDTHS[name], start=1)
+    return [f"relu{block}_{k}" for block, widths in blocks for k in range(1, len(widths) + 1)]
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,15 @@ OXFORD = Preprocessing(255.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), bgr=T
 
 
 class VGGTrunk(nn.Module):
-    """VGG convolutions up to conv5_1; `forward` gives all ReLU outputs."""
+    """VGG convolutions up to conv5_1."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
+        self.name = name
+        self.layers = layer_names(name)
         widths = VGG_WIDTHS[name]
         flat = [width for block in widths for width in block]
         starts = {sum(len(block) for block in widths[:i]) for i in range(1, len(widths))}
@@ -58,15 +67,12 @@ class VGGTrunk(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        return [torch.relu(z) for z in self.preactivations(pixels)]
-
-    def preactivations(self, pixels: Tensor) -> list[Tensor]:
-        """The convolutions' outputs before ReLU, finest first."""
+    def preactivations(self, pixels: Tensor, depth: int | None = None) -> list[Tensor]:
+        """Outputs before ReLU of the first `depth` convolutions (of all), finest first."""
         x = (pixels * self.scale - self.mean) / self.std
         x = x.flip(1) if self.bgr else x
         out: list[Tensor] = []
-        for conv, pooled in zip(self.convs, self.pooled, strict=True):
+        for conv, pooled in islice(zip(self.convs, self.pooled, strict=True), depth):
             if out:
                 x = torch.relu(out[-1])
             out.append(conv(F.avg_pool2d(x, 2) if pooled else x))

@@ -5,8 +5,10 @@ Every reader returns {"convs.{k}.weight", "convs.{k}.bias"} and what these weigh
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -92,9 +94,10 @@ def _read_oxford() -> State:
 def _download(name: str) -> State:
     file = _TORCHVISION_FILES[name]
     try:
-        state: State = torch.hub.load_state_dict_from_url(
-            _TORCHVISION_URL + file, map_location="cpu", check_hash=True, weights_only=True
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # where torch.hub announces the download
+            state: State = torch.hub.load_state_dict_from_url(
+                _TORCHVISION_URL + file, map_location="cpu", check_hash=True, weights_only=True
+            )
     except (OSError, RuntimeError) as error:
         raise PgnError(
             f"weights: {file} could not be downloaded ({error}). Without a network use "

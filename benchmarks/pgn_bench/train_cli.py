@@ -1,0 +1,95 @@
+"""`pgn-bench train`: how fast our distillation loop is, beside the plain one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pgn import command
+from pgn.distill import bank, recipes
+from pgn.distill.options import DistillOptions
+from pgn.errors import PgnError
+from pgn_bench.timing import machine
+from pgn_bench.train import Comparison, compare_loops, rounds
+
+SETTINGS: list[str] = []  # typer takes the default of a repeatable option as a list
+
+
+def train_command(
+    data: Annotated[str, typer.Option(help="Folder of photos, or tar shards.")],
+    recipe: Annotated[
+        str, typer.Option(help=f"{', '.join(recipes.NAMES)}, or a TOML file.")
+    ] = "lite-cpu",
+    settings: Annotated[
+        list[str], typer.Option("--set", help="Any setting: --set backbone=unet.")
+    ] = SETTINGS,
+    steps: Annotated[int, typer.Option(help="Timed steps of each loop.", min=1)] = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Time steps of our distillation loop, with and without replay, and of the plain loop.
+
+    The plain loop is float32, NCHW, Adam, without replay. Photos are decoded before the clock
+    runs. Both must compute the same teacher gradient.
+    """
+    if bank.is_bank(data):
+        raise PgnError(f"--data: got {data}, the bank of a run. Give a folder of photos or shards.")
+    chosen = recipes.read(recipe) | dict(map(recipes.setting, settings))
+    options = DistillOptions(data=data, output=Path("runs"), **chosen)
+    with Progress(console=command.stderr) as progress:
+        task = progress.add_task("rounds", total=rounds(steps))
+        found = compare_loops(options, steps, lambda: progress.advance(task))
+    if as_json:
+        typer.echo(json.dumps(_report(recipe, options, found), indent=2))
+    else:
+        _print(options, found)
+
+
+def _report(recipe: str, options: DistillOptions, found: Comparison) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "settings": options.identity(),
+        "precision": found.precision,
+        "device": found.device,
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "rows": [
+            {
+                "loop": name,
+                "step": asdict(speed.step),
+                "new_images_per_second": speed.new_per_second,
+                "learnt_images_per_second": speed.learnt_per_second,
+                **found.times(name),
+            }
+            for name, speed in found.speeds.items()
+        ],
+    }
+
+
+def _print(options: DistillOptions, found: Comparison) -> None:
+    table = Table("loop", "step, ms", "p90", "new images/s", "times", "learnt images/s", "times")
+    for name, speed in found.speeds.items():
+        times = found.times(name)
+        table.add_row(
+            name,
+            f"{speed.step.median_ms:.0f}",
+            f"{speed.step.p90_ms:.0f}",
+            f"{speed.new_per_second:.1f}",
+            f"{times['times_new']:.2f}",
+            f"{speed.learnt_per_second:.1f}",
+            f"{times['times_learnt']:.2f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    typer.echo(
+        f"{machine()['processor']}, {found.device}, {torch.get_num_threads()} threads, ours in "
+        f"{found.precision}; {options.backbone}, batches of {options.batch} crops of "
+        f"{options.crop}x{options.crop}"
+    )

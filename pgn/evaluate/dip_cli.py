@@ -1,0 +1,162 @@
+"""`pgn-eval dip`: fit Deep Image Priors with MSE, exact VGG-19 and PGNs, and compare."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pgn import checkpoint as checkpoints
+from pgn import command
+from pgn.errors import PgnError
+from pgn.evaluate.dip import Run, baselines, fit, judge, pgn_run
+from pgn.evaluate.dip_page import number, write_dip_page
+from pgn.evaluate.dip_results import TARGET, Photo, Results, read_photos
+from pgn.evaluate.dip_summary import FIGURES, Row, interval_text, percent, summarise
+from pgn.evaluate.skip_network import MIN_SIDE, seeded_start
+from pgn.teachers import PerceptualLoss
+
+LPIPS_FILES = {"lpips-alex": "lpips_alex*.safetensors", "lpips-vgg": "lpips_vgg*.safetensors"}
+
+
+def dip_command(
+    images: Annotated[Path, typer.Option(help="Folder of photos that training never saw.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the study.")],
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="Bundled name or file; repeat it. [default: pgn-lite]")
+    ] = None,
+    mse_weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Of the MSE term of each PGN; repeat it. [default: 0 and 20]"),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Photos.", min=1)] = 8,
+    skip: Annotated[
+        int, typer.Option(help="Photos to leave out first, which may tune the weight.", min=0)
+    ] = 0,
+    steps: Annotated[int, typer.Option(help="Of Adam; 10000 to look for divergence.", min=1)] = 600,
+    size: Annotated[
+        int, typer.Option(help="Pixels of the central crops.", min=MIN_SIDE, max=2048)
+    ] = 128,
+    weights: Annotated[
+        str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
+    ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(help="Folder of lpips_alex*.safetensors and lpips_vgg*.safetensors."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Fit untrained networks to photos with MSE, exact VGG-19 and PGNs (Deep Image Prior).
+
+    An interrupted study goes on where it was when the same command is given again.
+    """
+    photos = read_photos(images, skip, count, size)
+    teacher = PerceptualLoss("vgg19", weights)
+    runs = _runs(teacher, checkpoint or ["pgn-lite"], mse_weight or [0.0, 20.0])
+    metrics, left_out = _lpips(lpips)
+    results = Results(
+        output,
+        {
+            "teacher": teacher.source,
+            "size": size,
+            "steps": steps,
+            "photos": {photo.name: photo.sha256 for photo in photos},
+        },
+    )
+    _fit_all(results, photos, runs, teacher, steps)
+    records = {run.name: [results.measure(photo, run, metrics) for photo in photos] for run in runs}
+    rows = summarise(records)
+    if left_out and not rows[0].means.keys() >= LPIPS_FILES.keys():
+        command.stderr.print(left_out, soft_wrap=True, highlight=False, markup=False)
+    summary = {"runs": [asdict(row) for row in rows]}
+    results.finish(summary)
+    page = write_dip_page(results, photos, runs, records, rows)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        _print(rows)
+        typer.echo(page)
+
+
+def _runs(teacher: PerceptualLoss, names: Sequence[str], mse_weights: Sequence[float]) -> list[Run]:
+    networks = [(Path(name).stem, checkpoints.load(name)) for name in names]
+    runs = baselines(teacher)
+    runs += [pgn_run(name, net, weight) for name, net in networks for weight in mse_weights]
+    name, uses = Counter([TARGET, *(run.name for run in runs)]).most_common(1)[0]
+    if uses > 1:
+        raise PgnError(
+            f"--checkpoint: more than one run would be called '{name}'. Give each checkpoint and "
+            f"weight once; rename one of two checkpoints with the same name."
+        )
+    return runs
+
+
+def _lpips(folder: Path | None) -> tuple[dict[str, PerceptualLoss], str]:
+    """The metrics by name; or none, and why: no folder was given and no package is here."""
+    if folder is not None:
+        return {name: _lpips_file(name, folder) for name in LPIPS_FILES}, ""
+    try:
+        return {name: PerceptualLoss(name) for name in LPIPS_FILES}, ""
+    except PgnError as error:
+        return {}, (
+            f"LPIPS is left out. {error} Or: --lpips FOLDER that holds "
+            f"{' and '.join(LPIPS_FILES.values())}; given later, no fit is made again."
+        )
+
+
+def _lpips_file(name: str, folder: Path) -> PerceptualLoss:
+    files = sorted(folder.glob(LPIPS_FILES[name]))
+    if not files:
+        raise PgnError(f"--lpips: {folder} holds no {LPIPS_FILES[name]}, the weights of {name}.")
+    return PerceptualLoss(name, files[0])
+
+
+def _fit_all(
+    results: Results,
+    photos: Sequence[Photo],
+    runs: Sequence[Run],
+    teacher: PerceptualLoss,
+    steps: int,
+) -> None:
+    """Make the fits that are not there yet, photo by photo."""
+    missing = [(p, run) for p in photos for run in runs if results.load(p, run) is None]
+    if not missing:
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=command.stderr) as progress:
+        task = progress.add_task("steps", total=len(missing) * steps)
+        for done, (photo, run) in enumerate(missing):
+            progress.update(task, completed=done * steps, description=f"{photo.name} {run.name}")
+            found = fit(
+                run.towards(photo.pixels),
+                judge(teacher, photo.pixels),
+                seeded_start(photo.seed, *photo.pixels.shape[-2:]),
+                steps,
+                lambda: progress.advance(task),
+            )
+            results.store(photo, run, found)
+        progress.update(task, completed=len(missing) * steps)
+
+
+def _print(rows: Sequence[Row]) -> None:
+    figures = list(rows[0].means)
+    headings = [FIGURES[name] for name in figures]
+    table = Table("fitted with", *headings, "gap closed", "95 %", "diverged", "stagnated")
+    for row in rows:
+        table.add_row(
+            row.run,
+            *(number(name, row.means[name]) for name in figures),
+            percent(row.gap_closed),
+            interval_text(row.gap_interval),
+            str(row.diverged),
+            str(row.stagnated),
+        )
+    Console(width=120).print(table)

@@ -1,0 +1,189 @@
+"""The folder of a Deep Image Prior study: a file per photo and run, so that work is never lost.
+
+dip.json                    settings, and the summary once all fits are there
+<photo>/target.png          what is drawn
+<photo>/<run>.json, .png    figures and picture of one fit; the JSON is written last
+<photo>/<run>.proxy.png     a PGN's proxy target of that picture, cut to [0, 1]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgn.degrade import to_pil
+from pgn.errors import PgnError
+from pgn.evaluate.dip import Fit, Run, proxy_target
+from pgn.files import atomic_path, find_images, first_line, read_image
+from pgn.images import centre_crop
+from pgn.teachers import PerceptualLoss
+
+SUMMARY_NAME = "dip.json"
+TARGET = "target"
+
+Record = dict[str, Any]  # of one fit: FIGURES, and what was measured besides
+FIGURES = {"made_by", "stopped", "steps", "vgg19_at_steps", "vgg19", "mse"}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo to draw: (1, 3, size, size) pixels; `seed` is that of the network's start."""
+
+    name: str
+    seed: int
+    pixels: Tensor
+    sha256: str  # of the file
+
+
+def read_photos(folder: Path, skip: int, count: int, size: int) -> list[Photo]:
+    """Central crops of `count` photos below `folder` by name, after the first `skip`.
+
+    Raises:
+        PgnError: there are not so many, or one cannot be read.
+    """
+    paths = find_images(folder)
+    if len(paths) < skip + count:
+        raise PgnError(
+            f"--images: {folder} holds {len(paths)} photos, expected at least --skip + --count = "
+            f"{skip + count}. Give more photos, or a lower --count."
+        )
+    return [
+        Photo(
+            f"{index:03}-{path.stem}", index, centre_crop(read_image(path), size)[None], _hash(path)
+        )
+        for index, path in list(enumerate(paths))[skip : skip + count]
+    ]
+
+
+class Results:
+    """What is known so far in `folder`; every file is written by rename."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Open or begin a study.
+
+        Raises:
+            PgnError: the folder holds one with other settings, or cannot be written.
+        """
+        self.folder = folder
+        self.settings = dict(settings)
+        path = folder / SUMMARY_NAME
+        if not path.exists():
+            _write(path, {"settings": self.settings})
+            return
+        before = _read(path).get("settings")
+        if before != self.settings:
+            known = before if isinstance(before, dict) else {}
+            changed = [key for key in settings if known.get(key) != settings[key]]
+            raise PgnError(
+                f"--output: {path} was made with other settings ({', '.join(changed)}: "
+                f"{'; '.join(str(known.get(key)) for key in changed)}). Use the same, or another "
+                f"folder."
+            )
+
+    def picture(self, photo: Photo, name: str) -> Path:
+        """Where a picture lies: TARGET's, a run's by its name, or one of `proxy_name`."""
+        return self.folder / photo.name / f"{name}.png"
+
+    def load(self, photo: Photo, run: Run) -> Record | None:
+        """A fit's figures, or None where it is still to be made.
+
+        Raises:
+            PgnError: the file is damaged, or tells of another checkpoint.
+        """
+        path = self._record(photo, run)
+        pictures = [self.picture(photo, name) for name in _pictures(run)]
+        if not all(file.exists() for file in (path, *pictures)):
+            return None
+        record = _read(path)
+        if not record.keys() >= FIGURES:
+            raise PgnError(f"--output: {path} is damaged. Delete it to make it again.")
+        if record["made_by"] != _identity(run):
+            raise PgnError(
+                f"--checkpoint: {path} was made by another checkpoint than this {run.name}. "
+                f"Rename the new one, or use another folder."
+            )
+        return record
+
+    def store(self, photo: Photo, run: Run, fit: Fit) -> Record:
+        """Write a fit's picture, its proxy target and its figures."""
+        self._draw(photo, TARGET, photo.pixels)
+        self._draw(photo, run.name, fit.image)
+        if run.net is not None:
+            proxy = proxy_target(run.net, fit.image, photo.pixels)
+            self._draw(photo, proxy_name(run), proxy)
+        record = {
+            "made_by": _identity(run),
+            "stopped": fit.stopped,
+            "steps": fit.steps,
+            "vgg19_at_steps": fit.vgg19,
+            "vgg19": fit.vgg19[-1],
+            "mse": float((fit.image - photo.pixels).square().mean()),
+        }
+        _write(self._record(photo, run), record)
+        return record
+
+    def measure(self, photo: Photo, run: Run, metrics: Mapping[str, PerceptualLoss]) -> Record:
+        """A stored fit's figures with all `metrics` of its picture, as saved, among them."""
+        record = self.load(photo, run)
+        assert record is not None
+        missing = [name for name in metrics if name not in record]
+        if missing:
+            picture = read_image(self.picture(photo, run.name))[None]
+            with torch.no_grad():
+                record |= {name: float(metrics[name](picture, photo.pixels)) for name in missing}
+            _write(self._record(photo, run), record)
+        return record
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary beside the settings."""
+        _write(self.folder / SUMMARY_NAME, {"settings": self.settings, **summary})
+
+    def _draw(self, photo: Photo, name: str, image: Tensor) -> None:
+        with atomic_path(self.picture(photo, name)) as temporary:
+            to_pil(image[0]).save(temporary, "PNG")
+
+    def _record(self, photo: Photo, run: Run) -> Path:
+        return self.folder / photo.name / f"{run.name}.json"
+
+
+def proxy_name(run: Run) -> str:
+    """What the picture of a PGN's proxy target is called."""
+    return f"{run.name}.proxy"
+
+
+def _pictures(run: Run) -> list[str]:
+    return [TARGET, run.name] if run.net is None else [TARGET, run.name, proxy_name(run)]
+
+
+def _identity(run: Run) -> Record:
+    """What a run's name does not tell: which file its checkpoint was."""
+    if run.net is None:
+        return {}
+    assert run.net.source is not None
+    return {"checkpoint_sha256": _hash(run.net.source), "mse_weight": run.mse_weight}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> Record:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PgnError(
+            f"--output: {path} cannot be read ({first_line(error)}). Delete it to make it again."
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, allow_nan=False), encoding="utf-8")

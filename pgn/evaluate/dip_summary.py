@@ -1,0 +1,77 @@
+"""Figures over photos of a Deep Image Prior study: means, and the share of the gap closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgn.evaluate.bootstrap import gap_closed, gap_interval
+from pgn.evaluate.dip import DIVERGED, EXACT, MSE, STAGNATED
+from pgn.evaluate.dip_results import Record
+
+FIGURES = {  # of a fit's last picture: what they are called
+    "vgg19": "VGG-19",
+    "lpips-alex": "LPIPS-Alex",
+    "lpips-vgg": "LPIPS-VGG",
+    "mse": "MSE",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run over all photos."""
+
+    run: str
+    means: dict[str, float]  # of FIGURES, less those that were not measured
+    gap_closed: float | None  # of the mean losses; None where there is no gap
+    gap_interval: tuple[float, float] | None  # 95 %
+    gap_closed_by_photo: list[float | None]
+    diverged: int  # fits
+    stagnated: int
+
+
+def summarise(records: Mapping[str, Sequence[Record]]) -> list[Row]:
+    """A row for every run of `records`, {run: its fit to each photo}; MSE and EXACT among them."""
+    losses = {run: np.array([fit["vgg19"] for fit in fits]) for run, fits in records.items()}
+    mse, exact = losses[MSE], losses[EXACT]
+    measured = [name for name in FIGURES if all(name in fit for f in records.values() for fit in f)]
+    rows = []
+    for run, fits in records.items():
+        triples = zip(mse[:, None], exact[:, None], losses[run][:, None], strict=True)
+        stops = [fit["stopped"] for fit in fits]
+        rows.append(
+            Row(
+                run,
+                {name: float(np.mean([fit[name] for fit in fits])) for name in measured},
+                gap_closed(mse, exact, losses[run]),
+                gap_interval(mse, exact, losses[run]),
+                [gap_closed(*triple) for triple in triples],
+                stops.count(DIVERGED),
+                stops.count(STAGNATED),
+            )
+        )
+    return rows
+
+
+def mean_curve(fits: Sequence[Record]) -> tuple[list[int], list[float]]:
+    """The mean VGG-19 loss at the checks that all fits reached, without the start.
+
+    Beside the start's loss all others would look alike.
+    """
+    losses = zip(*(fit["vgg19_at_steps"] for fit in fits), strict=False)  # stopped ones are shorter
+    means = [sum(values) / len(values) for values in losses]
+    return fits[0]["steps"][1 : len(means)], means[1:]
+
+
+def percent(share: float | None) -> str:
+    """A share for people."""
+    return "none" if share is None else f"{100 * share:.0f} %"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """An interval for people; nothing where there is none, or where it is a point."""
+    if interval is None or interval[0] == interval[1]:
+        return ""
+    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
