@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+import pgn
 
 BIN = Path(sys.executable).parent
 
@@ -59,11 +62,17 @@ def folder(tmp_path: Path) -> Path:
         (("pgn-train", "--data", "bad", "-o", "run", "--backbone", "resnet5"), "Did you mean"),
         (("pgn-train", "--data", "bad", "-o", "run", "--teacher", "vgg91"), "Did you mean"),
         (("pgn-train", "--data", "good", "-o", "file/run"), "cannot write to file/run"),
-        (("pgn-train", "--data", "bad", "-o", "run", "--teacher", "vgg16"), "lite has the layers"),
-        (
-            ("pgn-train", "--data", "good", "-o", "x", "--batch", "4", "--backbone", "unet"),
-            "0 . a mu",
-        ),
+        (("pgn-train", "--data", "good", "-o", "x", "--set", "batch=4"), "3 . a multiple of 3"),
+        (("pgn-train", "--data", "good", "-o", "x", "--set", "bacth=4"), "Did you mean 'batch'"),
+        (("pgn-train", "--data", "good", "-o", "x", "--recipe", "lite-gpv"), "Did you mean"),
+        (("pgn-train", "--data", "good", "-o", "x", "--recipe", "gone.toml"), "no file gone.toml"),
+        (("pgn-train", "--data", "good", "-o", "x", "--teacher", "os:path"), "os:path"),
+        (("pgn-train", "--data", "good-{0..3}.tar", "-o", "x"), "good-0.tar"),
+        (("pgn-train", "--data", "good"), "expected --data PHOTOS and -o RUN"),
+        (("pgn-train", "--data", "good", "-o", "x", "--resume"), "Leave --resume out"),
+        (("pgn-eval", "dip", "--images", "good", "-o", "x", "--count", "9"), "holds 1 photos"),
+        (("pgn-eval", "dip", "--images", "gone", "-o", "x"), "no folder gone"),
+        (("pgn-eval", "dip", "--images", "good", "-o", "file/x"), "cannot write"),
         (("pgn-eval", "alignment", "--images", "good", "--record", "file/c.safetensors"), "cannot"),
         (("python", "-m", "pgn_bench.demo", "-o", "file"), "cannot write to file"),
         (("python", "-m", "pgn_runtime", "gone.onnx", "a.png", "b.png", "-o", "file"), "cannot"),
@@ -143,24 +152,28 @@ def test_training_and_measuring_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for index, photo in enumerate(photos((128, 128))):
         to_pil(photo[0]).save(tmp_path / "photos" / f"{index}.jpg")
-    flags = ("--data", "photos", "-o", "run", "--images", 12, "--crop", 32)
-    done = run("pgn-train", *flags, "--precision", "fp32", cwd=tmp_path)
+    flags = ("--data", "photos", "--images", 24, "--set", "crop=32", "--set", "precision=fp32")
+    done = run("pgn-train", *flags, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout)["crop"] == 32 and "about 0:0" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    done = run("pgn-train", *flags, "-o", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "run/pgn-lite.safetensors"
     assert "cosine" in done.stderr
     measure = ("--checkpoint", "run/pgn-lite.safetensors", "--images", "photos", "--size", 64)
     done = run(
-        "pgn-eval", "alignment", *measure, "--record", "card.safetensors", "--json", cwd=tmp_path
+        *("pgn-eval", "alignment", *measure, "--situation", "degraded"),
+        *("--record", "card.safetensors", "--json"),
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
-    assert [row["degradation"] for row in measured["rows"]] == [
-        "blur 1.5", "blur 4", "noise 0.1", "JPEG 10", "mosaic 4",
-        "half contrast",
-    ]  # fmt: skip
-    import pgn
-
-    assert pgn.load(tmp_path / "card.safetensors").info["quality"] == measured
+    assert list(dict.fromkeys(row["situation"] for row in measured["rows"])) == [
+        *("blur 1.5", "blur 4", "noise 0.1", "JPEG 10", "half contrast", "mosaic 4", "shift 3")
+    ]
+    quality = pgn.load(tmp_path / "card.safetensors").info["quality"]
+    assert quality["mean_cosine"] == measured["mean_cosine"]["pgn-lite"]["mean"]
 
 
 @pytest.mark.slow

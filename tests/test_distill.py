@@ -81,19 +81,16 @@ def test_shorter_blocks_imitate_the_teachers_last_layers_and_the_deepest_its_fir
     vgg19 = VGGTrunk("vgg19", TORCHVISION).pooled
     assert imitated(Lite().pooled, vgg19) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert imitated(Lite(((4,), (4, 4), (4, 4), (4, 4))).pooled, vgg19) == [1, 2, 3, 6, 7, 8, 9]
-    assert imitated(Lite(((4,), (4,), (4,))).pooled, VGGTrunk("vgg11", TORCHVISION).pooled) == [
-        0,
-        1,
-        2,
-    ]
-    assert imitated(Lite().pooled, VGGTrunk("vgg16", TORCHVISION).pooled) == []
+    vgg11, vgg16 = (VGGTrunk(name, TORCHVISION).pooled for name in ("vgg11", "vgg16"))
+    assert imitated(Lite(((4,), (4,), (4,))).pooled, vgg11) == [0, 1, 2]
+    assert imitated(Lite().pooled, vgg16) == []
 
 
 def test_a_teacher_of_another_shape_leaves_the_start_at_random() -> None:
     student = Lite(((4, 4, 4), (4,)))
     before = deepcopy(student.state_dict())
     pair = torch.rand(2, 1, 3, 32, 32)
-    assert initialise(student, pgn.PerceptualLoss(), *pair, 40.0) == []
+    assert initialise(student, pgn.PerceptualLoss(), pair[0], pair[1], 40.0) == []
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
 
 

@@ -23,7 +23,7 @@ from pgn import command
 from pgn.checkpoint import save
 from pgn.distill import bank as banks
 from pgn.distill import state
-from pgn.distill.data import Stream, photo_batches
+from pgn.distill.data import Batch, Stream, photo_batches
 from pgn.distill.distiller import Distiller, Learnt
 from pgn.distill.options import DistillOptions
 from pgn.errors import PgnError
@@ -62,6 +62,8 @@ class Run:
         self.source = banks.load(options.data) if banks.is_bank(options.data) else None
         self.distiller = Distiller(options, fabric, self.source)
         self.corrupt: set[str] = set()  # names of photos that could not be read
+        if not self.source:
+            self._batches(0)  # a source without photos is told before work begins
 
     @property
     def path(self) -> Path:
@@ -151,11 +153,14 @@ class Run:
 
     def _photos(self, start: int) -> Iterator[Tensor]:
         """Endless uint8 (batch, 3, canvas, canvas), from step `start` on."""
-        options, fabric = self.options, self.fabric
-        stream = Stream(options.seed, options.batch, start, fabric.global_rank, fabric.world_size)
-        for batch in photo_batches(options.data, options.canvas, stream, options.workers):
+        for batch in self._batches(start):
             self._name_corrupt(batch.corrupt)
             yield batch.images
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        options, fabric = self.options, self.fabric
+        stream = Stream(options.seed, options.batch, start, fabric.global_rank, fabric.world_size)
+        return photo_batches(options.data, options.canvas, stream, options.workers)
 
     def _name_corrupt(self, names: list[str]) -> None:
         for name in names:
@@ -205,7 +210,6 @@ def distil(
     Raises:
         PgnError: the output already holds a run; nothing to resume, or a run with other options.
     """
-    check_folder(options.output)
     begun = (options.output / STATE_NAME).exists()
     if begun and not resume:
         raise PgnError(
@@ -215,6 +219,7 @@ def distil(
     if resume and not begun:
         raise PgnError(f"--resume: no {STATE_NAME} in {options.output}. Leave --resume out.")
     run = Run(options, start_fabric(options))
+    check_folder(options.output)
     if resume:
         run.resume()
     else:
