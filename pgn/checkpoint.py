@@ -18,7 +18,7 @@ from pgn.errors import PgnError, unknown_name
 from pgn.files import atomic_path
 from pgn.model import PGN, PGNConfig
 
-BUNDLED = ("pgn-lite",)
+BUNDLED = ("pgn-lite", "pgn-nano")
 FORMAT_VERSION = 1
 _CONFIG_KEYS = {field.name for field in fields(PGNConfig)}
 

@@ -184,7 +184,7 @@ def invoke(*words: object) -> Any:
 
 @pytest.mark.usefixtures("offline")
 def test_the_command_prints_and_writes_what_it_measured(folder: Path, tmp_path: Path) -> None:
-    out, card = tmp_path / "out", tmp_path / "card.safetensors"
+    out, card = tmp_path / "out", tmp_path / "card"
     flags = ("--images", folder, "--size", 32, "--situation", "degraded", "--count", 1)
     done = invoke(*flags, "-o", out, "--record", card, "--json")
     assert done.exit_code == 0, done.output
@@ -193,7 +193,7 @@ def test_the_command_prints_and_writes_what_it_measured(folder: Path, tmp_path: 
     written = json.loads((out / "alignment.json").read_text(encoding="utf-8"))
     assert printed["mean_cosine"] == written["mean_cosine"] and printed["photos"] == 1
     assert list(printed["mean_cosine"]) == ["pgn-lite", "mse", "vgg19-half"]
-    quality = pgn.load(card).info["quality"]
+    quality = pgn.load(card / "pgn-lite.safetensors").info["quality"]
     assert quality["mean_cosine"] == printed["mean_cosine"]["pgn-lite"]["mean"]
     assert (out / "index.html").stat().st_size > 10_000
 
@@ -214,10 +214,10 @@ def test_two_networks_of_one_name_stand_side_by_side(folder: Path, tmp_path: Pat
         (("--situation", "degrade"), "Did you mean 'degraded'"),
         (("--peer", "vgg61"), "Did you mean 'vgg16'"),
         (("--peer", "vgg16=gone.safetensors"), "no file gone"),
-        (("--record", "x.safetensors", "--situation", "trajectory"), "expected one checkpoint"),
+        (("--record", "card", "--situation", "trajectory"), "expected degraded among them"),
         (
-            ("--record", "x.safetensors", "--checkpoint", "pgn-lite", "--checkpoint", "b"),
-            "got 2 checkpoints",
+            ("--record", "card", "--checkpoint", "pgn-lite", "--checkpoint", "b/pgn-lite.pth"),
+            "expected different names",
         ),
         (("--checkpoint", "pgn-light"), "Did you mean 'pgn-lite'"),
     ],

@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
         (("pgn-eval", "dip", "--images", "good", "-o", "x", "--count", "9"), "holds 1 photos"),
         (("pgn-eval", "dip", "--images", "gone", "-o", "x"), "no folder gone"),
         (("pgn-eval", "dip", "--images", "good", "-o", "file/x"), "cannot write"),
-        (("pgn-eval", "alignment", "--images", "good", "--record", "file/c.safetensors"), "cannot"),
+        (("pgn-eval", "alignment", "--images", "good", "--record", "file/card"), "cannot"),
         (("python", "-m", "pgn_bench.demo", "-o", "file"), "cannot write to file"),
         (("python", "-m", "pgn_runtime", "gone.onnx", "a.png", "b.png", "-o", "file"), "cannot"),
     ],
@@ -109,6 +109,7 @@ commands.{command}()
     ("command", "module", "flags", "extra"),
     [
         ("train", "torch", ["--help"], "train"),
+        ("train", "lightning", ["--dry-run", "--data", "photos"], "train"),
         ("evaluate", "typer", ["--help"], "train"),
         ("bench", "torch", ["--help"], "bench"),
         ("export", "torch", ["--help"], "export"),
@@ -164,7 +165,7 @@ def test_training_and_measuring_from_the_command_line(tmp_path: Path) -> None:
     measure = ("--checkpoint", "run/pgn-lite.safetensors", "--images", "photos", "--size", 64)
     done = run(
         *("pgn-eval", "alignment", *measure, "--situation", "degraded"),
-        *("--record", "card.safetensors", "--json"),
+        *("--record", "card", "--json"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -172,7 +173,7 @@ def test_training_and_measuring_from_the_command_line(tmp_path: Path) -> None:
     assert list(dict.fromkeys(row["situation"] for row in measured["rows"])) == [
         *("blur 1.5", "blur 4", "noise 0.1", "JPEG 10", "half contrast", "mosaic 4", "shift 3")
     ]
-    quality = pgn.load(tmp_path / "card.safetensors").info["quality"]
+    quality = pgn.load(tmp_path / "card" / "pgn-lite.safetensors").info["quality"]
     assert quality["mean_cosine"] == measured["mean_cosine"]["pgn-lite"]["mean"]
 
 

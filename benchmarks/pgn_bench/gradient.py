@@ -101,12 +101,18 @@ def _checked(name: str, call: Call, wanted: Tensor, exact: Tensor) -> Provider:
     return Provider(name, call, cosine(found, exact))
 
 
-def check_agreement(name: str, found: Tensor, wanted: Tensor) -> None:
-    """Refuse gradients, of one shape, that are not those that `name` claims to compute.
+def check_agreement(
+    name: str, found: Tensor, wanted: Tensor, least: float = MIN_AGREEMENT
+) -> float:
+    """The cosine of two gradients of one shape, where `found` claims to be `wanted`.
 
     Raises:
-        pgn.GateError: their cosine is below MIN_AGREEMENT, or NaN.
+        pgn.GateError: it is below `least`, or NaN.
     """
-    agreement = cosine(found, wanted)
-    if not agreement >= MIN_AGREEMENT:
-        raise pgn.GateError(f"{name}: cosine {agreement:.4f} with its reference: not timed.")
+    agreement = cosine(found.double(), wanted.double())
+    if not agreement >= least:
+        raise pgn.GateError(
+            f"{name}: cosine {agreement:.4f} with its reference, expected at least {least}: "
+            f"not timed."
+        )
+    return agreement

@@ -21,7 +21,7 @@ from pgn_bench.timing import BLOCK, interleaved, machine
 def gradient_command(
     size: Annotated[int, typer.Option(help="Pixels.", min=32, max=2048)] = 224,
     threads: Annotated[int, typer.Option(help="Of every runtime.", min=1, max=256)] = 2,
-    rounds: Annotated[int, typer.Option(help=f"Blocks of {BLOCK} timed calls of each.", min=1)] = 20,
+    rounds: Annotated[int, typer.Option(help=f"Blocks of {BLOCK} timed calls.", min=1)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Time one gradient of an image: exact VGG-19, and pgn-lite on every runtime."""

@@ -27,10 +27,11 @@ from pgn.distill.surrogates import RunningNormClip
 from pgn.images import denormalise, normalise
 from pgn.model import PGN
 from pgn.teachers import load_teacher
-from pgn_bench.gradient import check_agreement
+from pgn_bench.gradient import MIN_AGREEMENT, check_agreement
 from pgn_bench.timing import BLOCK, WARM_UP, Timing, interleaved
 
 PLAIN, NO_REPLAY, OURS = "plain loop", "ours, no replay", "ours"
+MIN_AGREEMENT_BF16 = 0.99  # of the teacher's gradient: .998 at crops of 96, less where nearly flat
 PHOTO_BATCHES = 4  # decoded before the clock runs, and then used in turn
 
 
@@ -56,8 +57,9 @@ class Comparison:
     """All loops by name, and how ours computes."""
 
     speeds: dict[str, Speed]
-    precision: str  # of ours, as Fabric calls it; the plain loop is float32
     device: str
+    precision: str  # of ours, as Fabric calls it; the plain loop is float32
+    teacher_cosine: float  # of the teacher's gradient in our loop with that in the plain one
 
     def times(self, loop: str) -> dict[str, float]:
         """How many times more images a second than the plain loop."""
@@ -148,7 +150,7 @@ def compare_loops(
         bank = calls * alone.batch if alone.replay else 0
         ours = _begun(replace(alone, bank=bank), photos[0])
         plain = PlainLoop(alone, ours.net)
-        check_teacher(plain, ours, photos[0])
+        teacher_cosine = check_teacher(plain, ours, photos[0])
         loops: dict[str, Callable[[Tensor], object]] = {PLAIN: plain.step, OURS: ours.step}
         learnt = {PLAIN: 1, NO_REPLAY: 1, OURS: 1 + alone.replay}
         if alone.replay:
@@ -157,8 +159,9 @@ def compare_loops(
     new = alone.batch
     return Comparison(
         speeds={name: Speed(timings[name], new, new * learnt[name]) for name in loops},
-        precision=str(ours.fabric.strategy.precision.precision),
         device=str(ours.fabric.device),
+        precision=_precision(ours),
+        teacher_cosine=teacher_cosine,
     )
 
 
@@ -167,15 +170,20 @@ def rounds(steps: int) -> int:
     return -(-steps // BLOCK)
 
 
-def check_teacher(plain: PlainLoop, ours: Distiller, images: Tensor) -> None:
-    """See that both learn the same gradient, on a batch (N, 3, canvas, canvas) uint8.
+def check_teacher(plain: PlainLoop, ours: Distiller, images: Tensor) -> float:
+    """The cosine of the gradients that both learn, on photos (N, 3, canvas, canvas) uint8.
 
     Raises:
-        pgn.GateError: they do not.
+        pgn.GateError: they are not the same.
     """
     lesson = ours.observer.observe(images.to(plain.device), step=0)
     gradient = plain.teacher_gradient(lesson.u_generated, lesson.u_target)
-    check_agreement("teacher of the training loop", lesson.residual, gradient)
+    least = MIN_AGREEMENT if _precision(ours) == "32-true" else MIN_AGREEMENT_BF16
+    return check_agreement("teacher of our loop", lesson.residual, gradient, least)
+
+
+def _precision(distiller: Distiller) -> str:
+    return str(distiller.fabric.strategy.precision.precision)
 
 
 def _begun(options: DistillOptions, images: Tensor) -> Distiller:

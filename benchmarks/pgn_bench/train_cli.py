@@ -57,8 +57,9 @@ def _report(recipe: str, options: DistillOptions, found: Comparison) -> dict[str
     return {
         "recipe": recipe,
         "settings": options.identity(),
-        "precision": found.precision,
         "device": found.device,
+        "precision": found.precision,
+        "teacher_cosine": found.teacher_cosine,
         "threads": torch.get_num_threads(),
         "machine": machine(),
         "rows": [
@@ -89,7 +90,7 @@ def _print(options: DistillOptions, found: Comparison) -> None:
         )
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     typer.echo(
-        f"{machine()['processor']}, {found.device}, {torch.get_num_threads()} threads, ours in "
-        f"{found.precision}; {options.backbone}, batches of {options.batch} crops of "
-        f"{options.crop}x{options.crop}"
+        f"{machine()['processor']}, {found.device}, {torch.get_num_threads()} threads; "
+        f"{options.backbone}, batches of {options.batch} crops of {options.crop}x{options.crop}; "
+        f"ours in {found.precision}, cosine of its teacher's gradient {found.teacher_cosine:.4f}"
     )

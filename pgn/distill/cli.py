@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pgn import command
 from pgn.distill import bank, recipes
-from pgn.distill.loop import Figures, distil, seconds_per_step
 from pgn.distill.options import DistillOptions
 from pgn.errors import PgnError
+
+if TYPE_CHECKING:  # lightning takes seconds to import: --help and wrong settings do not wait
+    from pgn.distill.loop import Figures
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,6 +63,8 @@ def train(
     if dry_run:
         typer.echo(recipes.to_toml(options))
         if data:
+            from pgn.distill.loop import seconds_per_step
+
             seconds = seconds_per_step(options) * options.steps
             command.stderr.print(f"about {timedelta(seconds=round(seconds))} on this machine")
         else:
@@ -84,6 +88,8 @@ def _resolve(
 
 
 def _train(options: DistillOptions, resume: bool) -> Path:
+    from pgn.distill.loop import distil
+
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=command.stderr) as progress:
         task = progress.add_task("images", total=options.steps * options.world_batch)

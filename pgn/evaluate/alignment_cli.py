@@ -57,7 +57,7 @@ def alignment_command(
         str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Write a copy of the checkpoint with these figures.")
+        Path | None, typer.Option(help="Folder for copies of the checkpoints with these figures.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for alignment.json, index.html.")
@@ -78,7 +78,7 @@ def alignment_command(
             f"{name} is left out: {reason}", soft_wrap=True, markup=False, highlight=False
         )
     paths = find_images(images)[:count]
-    for folder in (output, record and record.parent):
+    for folder in (output, record):
         if folder:
             check_folder(folder)
     paths = with_structure(paths)
@@ -92,9 +92,9 @@ def alignment_command(
     photos = [str(path.relative_to(images)) for path in paths]
     report = Report(teacher.source, photos, list(networks), list(peers), left_out, rows)
     if record:
-        ((name, net),) = networks.items()
-        net.info["quality"] = report.card(name)
-        checkpoints.save(net, record)
+        for name, net in networks.items():
+            net.info["quality"] = report.card(name)
+            checkpoints.save(net, record / f"{Path(name).stem}.safetensors")
     if output:
         with atomic_path(output / "alignment.json") as temporary:
             temporary.write_text(_json(report.everything()), encoding="utf-8")
@@ -109,11 +109,15 @@ def _check(situation: Sequence[str], checkpoint: Sequence[str], record: Path | N
     for name in situation:
         if name not in situations.NAMES:
             raise unknown_name("--situation", name, situations.NAMES)
-    if record and (len(checkpoint) != 1 or situations.DEGRADED not in situation):
+    if record and situations.DEGRADED not in situation:
         raise PgnError(
-            f"--record: got {len(checkpoint)} checkpoints and the situations "
-            f"{', '.join(situation)}; expected one checkpoint and {situations.DEGRADED}, of which "
-            f"its figure is made."
+            f"--record: got the situations {', '.join(situation)}, expected {situations.DEGRADED} "
+            f"among them, of which a card's figure is made."
+        )
+    stems = [Path(typed).stem for typed in checkpoint]
+    if record and len(set(stems)) < len(stems):
+        raise PgnError(
+            f"--record: got {', '.join(checkpoint)}, expected different names. Rename one of them."
         )
 
 

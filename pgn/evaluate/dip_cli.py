@@ -52,6 +52,9 @@ def dip_command(
         Path | None,
         typer.Option(help="Folder of lpips_alex*.safetensors and lpips_vgg*.safetensors."),
     ] = None,
+    with_baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Fit with MSE and exact VGG-19 too.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Fit untrained networks to photos with MSE, exact VGG-19 and PGNs (Deep Image Prior).
@@ -60,7 +63,9 @@ def dip_command(
     """
     photos = read_photos(images, skip, count, size)
     teacher = PerceptualLoss("vgg19", weights)
-    runs = _runs(teacher, checkpoint or ["pgn-lite"], mse_weight or [0.0, 20.0])
+    runs = baselines(teacher) if with_baselines else []
+    runs += _runs(checkpoint or ["pgn-lite"], mse_weight or [0.0, 20.0])
+    _check_names(runs)
     metrics, left_out = _lpips(lpips)
     results = Results(
         output,
@@ -86,17 +91,18 @@ def dip_command(
         typer.echo(page)
 
 
-def _runs(teacher: PerceptualLoss, names: Sequence[str], mse_weights: Sequence[float]) -> list[Run]:
+def _runs(names: Sequence[str], mse_weights: Sequence[float]) -> list[Run]:
     networks = [(Path(name).stem, checkpoints.load(name)) for name in names]
-    runs = baselines(teacher)
-    runs += [pgn_run(name, net, weight) for name, net in networks for weight in mse_weights]
+    return [pgn_run(name, net, weight) for name, net in networks for weight in mse_weights]
+
+
+def _check_names(runs: Sequence[Run]) -> None:
     name, uses = Counter([TARGET, *(run.name for run in runs)]).most_common(1)[0]
     if uses > 1:
         raise PgnError(
             f"--checkpoint: more than one run would be called '{name}'. Give each checkpoint and "
             f"weight once; rename one of two checkpoints with the same name."
         )
-    return runs
 
 
 def _lpips(folder: Path | None) -> tuple[dict[str, PerceptualLoss], str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgn.evaluate.bootstrap import gap_closed, gap_interval
 from pgn.evaluate.dip import DIVERGED, EXACT, MSE, STAGNATED
@@ -33,26 +34,36 @@ class Row:
 
 
 def summarise(records: Mapping[str, Sequence[Record]]) -> list[Row]:
-    """A row for every run of `records`, {run: its fit to each photo}; MSE and EXACT among them."""
+    """A row for every run of `records`, {run: its fit to each photo}.
+
+    Shares of the gap are None where MSE and EXACT are not among them.
+    """
     losses = {run: np.array([fit["vgg19"] for fit in fits]) for run, fits in records.items()}
-    mse, exact = losses[MSE], losses[EXACT]
     measured = [name for name in FIGURES if all(name in fit for f in records.values() for fit in f)]
     rows = []
     for run, fits in records.items():
-        triples = zip(mse[:, None], exact[:, None], losses[run][:, None], strict=True)
         stops = [fit["stopped"] for fit in fits]
         rows.append(
             Row(
                 run,
                 {name: float(np.mean([fit[name] for fit in fits])) for name in measured},
-                gap_closed(mse, exact, losses[run]),
-                gap_interval(mse, exact, losses[run]),
-                [gap_closed(*triple) for triple in triples],
+                *_gaps(losses, run),
                 stops.count(DIVERGED),
                 stops.count(STAGNATED),
             )
         )
     return rows
+
+
+def _gaps(
+    losses: Mapping[str, NDArray[np.float64]], run: str
+) -> tuple[float | None, tuple[float, float] | None, list[float | None]]:
+    """The share of the gap that a run closes: of the means, its interval, of each photo."""
+    if not {MSE, EXACT} <= losses.keys():
+        return None, None, [None] * len(losses[run])
+    three = losses[MSE], losses[EXACT], losses[run]
+    by_photo = zip(*(values[:, None] for values in three), strict=True)
+    return gap_closed(*three), gap_interval(*three), [gap_closed(*one) for one in by_photo]
 
 
 def mean_curve(fits: Sequence[Record]) -> tuple[list[int], list[float]]:

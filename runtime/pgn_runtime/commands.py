@@ -29,11 +29,10 @@ def bench() -> None:
 
 def _start(module: str, extra: str) -> None:
     try:
-        main = import_module(module).main
+        import_module(module).main()
     except ModuleNotFoundError as error:
         print(
             f'error: {error.name} is not installed. Install it: pip install "pgn-edge[{extra}]"',
             file=sys.stderr,
         )
         sys.exit(5)
-    main()
