@@ -30,7 +30,6 @@ from pgn.distill.distiller import Distiller
 from pgn.distill.loop import start_fabric
 from pgn.distill.options import DistillOptions
 from pgn.evaluate.measures import Interval
-from pgn.images import denormalise
 from pgn_bench import front, train
 from pgn_bench.cli import app
 from pgn_bench.front import Point, pareto
@@ -138,7 +137,7 @@ def test_the_plain_loop_does_what_ours_does(
     for autoencoder, surrogate in zip(plain.autoencoders, ours.observer.surrogates, strict=True):
         autoencoder.load_state_dict(surrogate.net.state_dict())
     lesson = ours.observer.observe(tiny_photos(), step=0)
-    monkeypatch.setattr(train, "crop_and_flip", lambda *rest: denormalise(lesson.u_target))
+    monkeypatch.setattr(train, "normalise", lambda crops: lesson.u_target)
     loss = plain.step(tiny_photos())
     residual, wanted, _ = ours.learn(lesson)
     ours.observer.follow(residual)

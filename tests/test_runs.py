@@ -43,6 +43,11 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_initial_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "INITIAL_PIXELS", 12 * 32**2)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     where = tmp_path / "photos"
@@ -263,6 +268,7 @@ from pgn.distill.options import DistillOptions
 
 data, output, kill = sys.argv[1:]
 loop.REPORT_EVERY = 1
+loop.INITIAL_PIXELS = 12 * 32**2
 options = DistillOptions(
     data, Path(output), backbone="nano", images=48, batch=6, crop=32, canvas=64, precision="fp32",
     workers=0, devices=2, replay=1, bank=12, optimiser="muon", save_every=0.0, patience=1,
