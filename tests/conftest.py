@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgn.distill.bank import Lesson
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -52,6 +54,12 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no earlier download
     monkeypatch.setattr("torch.hub.urlopen", refuse)
     monkeypatch.setitem(sys.modules, "lpips", None)
+
+
+def lesson(seed: int = 0) -> Lesson:
+    """Six images of 32 pixels, of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return Lesson(*torch.randn(3, 6, 3, 32, 32, generator=generator))
 
 
 def worst(found: Tensor | NDArray[np.generic], wanted: Tensor | NDArray[np.generic]) -> float:

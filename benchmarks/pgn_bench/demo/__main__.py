@@ -30,8 +30,8 @@ from pgn.degrade import blur, from_pil, to_pil
 from pgn.files import check_folder, read_image
 from pgn.images import centre_crop
 from pgn.model import closed_form
-from pgn.teachers import PerceptualLoss
 from pgn.pages import embed_png, plot_lines, write_page
+from pgn.teachers import PerceptualLoss
 from pgn_export.parity import MIN_COSINE
 from pgn_runtime import FitOptions
 
