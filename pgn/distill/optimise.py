@@ -1,8 +1,8 @@
 """How the network's weights move: Muon for convolutions, Adam, learning rate, average of weights.
 
 Muon (Jordan et al. 2024): momentum whose update is made orthogonal, as a matrix of output channels
-by everything else. In a network as small as ours it learns as much from a third of the images as
-Adam (docs/distillation.md).
+by everything else. A network as small as ours learns more from half the images than with Adam
+(docs/distillation.md).
 """
 
 from __future__ import annotations
