@@ -280,7 +280,7 @@ def test_a_crowd_is_named_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def front_words(folder: Path) -> tuple[object, ...]:
     torch.manual_seed(0)
-    pgn.save(pgn.PGN(pgn.PGNConfig("nano")), folder.parent / "mine.safetensors")
+    pgn.save(pgn.PGN(pgn.PGNConfig("nano", gamma=1.0)), folder.parent / "mine.safetensors")
     flags = ("--checkpoint", folder.parent / "mine.safetensors", "--size", 64, "--threads", 1)
     return ("front", "--images", folder, "-o", folder.parent / "out", "--rounds", 1, *flags)
 
