@@ -72,7 +72,10 @@ def folder(tmp_path: Path) -> Path:
         (("pgn-train", "--data", "good", "-o", "x", "--resume"), "Leave --resume out"),
         (("pgn-eval", "dip", "--images", "good", "-o", "x", "--count", "9"), "holds 1 photos"),
         (("pgn-eval", "dip", "--images", "gone", "-o", "x"), "no folder gone"),
-        (("pgn-eval", "dip", "--images", "good", "-o", "file/x"), "cannot write"),
+        (
+            ("pgn-eval", "dip", "--images", "good", "--count", "1", "--size", "64", "-o", "file/x"),
+            "cannot write",
+        ),
         (("pgn-eval", "alignment", "--images", "good", "--record", "file/card"), "cannot"),
         (("python", "-m", "pgn_bench.demo", "-o", "file"), "cannot write to file"),
         (("python", "-m", "pgn_runtime", "gone.onnx", "a.png", "b.png", "-o", "file"), "cannot"),
