@@ -73,8 +73,9 @@ def test_every_gradient_sees_the_same_images_and_the_truth_is_computed_once(
     advanced: list[int] = []
     paths = sorted(folder.iterdir())
     rows = alignment(truth, others, where, paths, lambda: advanced.append(1))
-    assert calls == {"target": 4, "generated": 4 * 6 + 1} and len(advanced) == 4
-    assert len(rows) == 2 * (6 + 6 + 1)
+    kinds = len(SUITE | BESIDE)
+    assert calls == {"target": 4, "generated": 4 * kinds + 1} and len(advanced) == 4
+    assert len(rows) == 2 * (kinds + kinds + 1)
     assert {r.situation for r in rows} == {*SUITE, *BESIDE, "dark"}
     for found in rows:
         sign, norm = (1, 2) if found.gradient == "same" else (-1, 1)
