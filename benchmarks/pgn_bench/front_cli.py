@@ -61,6 +61,10 @@ def front_command(
     with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces downloads on stdout
         teacher = PerceptualLoss(EXACT)
         peers, left_out = load_peers(teacher, _weights_of(peer))
+    for name, reason in left_out.items():
+        command.stderr.print(
+            f"{name} is left out: {reason}", soft_wrap=True, markup=False, highlight=False
+        )
     points = _measure(Contenders(teacher, networks, peers), paths, size, threads, rounds)
     report = {
         "measure": "cosine with the exact gradient, mean over the suite; time of one gradient",

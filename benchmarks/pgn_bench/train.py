@@ -151,12 +151,13 @@ def compare_loops(
         ours = _begun(replace(alone, bank=bank), photos[0])
         plain = PlainLoop(alone, ours.net)
         teacher_cosine = check_teacher(plain, ours, photos[0])
-        loops: dict[str, Callable[[Tensor], object]] = {PLAIN: plain.step, OURS: ours.step}
-        learnt = {PLAIN: 1, NO_REPLAY: 1, OURS: 1 + alone.replay}
+        loops: dict[str, Callable[[Tensor], object]] = {PLAIN: plain.step}
         if alone.replay:
             loops[NO_REPLAY] = _begun(replace(alone, replay=0, bank=0), photos[0]).step
+        loops[OURS] = ours.step
         timings = interleaved(_on_photos(loops, photos), rounds(steps), advance)
     new = alone.batch
+    learnt = {PLAIN: 1, NO_REPLAY: 1, OURS: 1 + alone.replay}
     return Comparison(
         speeds={name: Speed(timings[name], new, new * learnt[name]) for name in loops},
         device=str(ours.fabric.device),
