@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
@@ -19,7 +18,7 @@ from rich.table import Table
 from pgn import command
 from pgn.degrade import blur
 from pgn.evaluate.alignment import with_structure
-from pgn.evaluate.alignment_cli import CHECKPOINTS, PEERS, _load, _weights_of
+from pgn.evaluate.alignment_cli import CHECKPOINTS, PEERS, load_networks, weights_of
 from pgn.evaluate.alignment_report import cell
 from pgn.evaluate.peers import WEIGHED, load_peers
 from pgn.files import atomic_path, check_folder, find_images, read_image
@@ -57,10 +56,9 @@ def front_command(
     """
     check_folder(output)
     paths = with_structure(find_images(images)[:count])
-    networks = _load(checkpoint)
-    with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces downloads on stdout
-        teacher = PerceptualLoss(EXACT)
-        peers, left_out = load_peers(teacher, _weights_of(peer))
+    networks = load_networks(checkpoint)
+    teacher = PerceptualLoss(EXACT)
+    peers, left_out = load_peers(teacher, weights_of(peer))
     for name, reason in left_out.items():
         command.stderr.print(
             f"{name} is left out: {reason}", soft_wrap=True, markup=False, highlight=False

@@ -70,9 +70,9 @@ def alignment_command(
     the start, middle and end of a fit.
     """
     _check(situation, checkpoint, record)
-    networks = _load(checkpoint)
+    networks = load_networks(checkpoint)
     teacher = PerceptualLoss("vgg19", weights)
-    peers, left_out = load_peers(teacher, _weights_of(peer))
+    peers, left_out = load_peers(teacher, weights_of(peer))
     for name, reason in left_out.items():
         command.stderr.print(
             f"{name} is left out: {reason}", soft_wrap=True, markup=False, highlight=False
@@ -121,7 +121,7 @@ def _check(situation: Sequence[str], checkpoint: Sequence[str], record: Path | N
         )
 
 
-def _load(checkpoint: Sequence[str]) -> dict[str, PGN]:
+def load_networks(checkpoint: Sequence[str]) -> dict[str, PGN]:
     """Networks under short names: the file's, or what was typed where two files share one."""
     stems = [Path(typed).stem for typed in checkpoint]
     taken = {MSE, HALF, *WEIGHED}
@@ -131,7 +131,7 @@ def _load(checkpoint: Sequence[str]) -> dict[str, PGN]:
     }
 
 
-def _weights_of(peer: Sequence[str]) -> dict[str, str | None]:
+def weights_of(peer: Sequence[str]) -> dict[str, str | None]:
     """NAME or NAME=WEIGHTS -> {name: weights}."""
     split = (word.partition("=") for word in peer)
     return {name: weights or None for name, _, weights in split}
