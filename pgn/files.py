@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -79,10 +80,13 @@ def read_torch(path: Path) -> Any:
     """What a PyTorch file holds: tensors and plain values; code in it is never run.
 
     Raises:
-        PgnError: no PyTorch file, or one that wants to run code.
+        PgnError: no PyTorch file, one that wants to run code, or one that would inflate.
     """
     try:
+        _check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except PgnError:
+        raise
     except pickle.UnpicklingError:
         raise PgnError(
             f"file: {path} is refused: it is damaged, or it holds more than tensors and reading it "
@@ -90,6 +94,20 @@ def read_torch(path: Path) -> Any:
         ) from None
     except Exception as error:  # a damaged file makes torch.load raise anything
         raise PgnError(f"file: {path} is no readable PyTorch file ({first_line(error)}).") from None
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse a zip bomb: torch.save does not compress, so no file holds less than it declares."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # by which torch.load knows its zip files
+            return
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(entry.file_size for entry in archive.infolist())
+    if declared > path.stat().st_size:
+        raise PgnError(
+            f"file: {path} declares {declared} bytes and has {path.stat().st_size}: compressed, "
+            f"as torch.save never does. Ask its author for the file as it was saved."
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -63,7 +63,10 @@ class PGN(nn.Module):
 
         Args and result: (N, 3, H, W), ImageNet-normalised.
         """
-        out = self.backbone(u_generated, u_target)
+        return self.proxy_of(self.backbone(u_generated, u_target), u_generated)
+
+    def proxy_of(self, out: Tensor, u_generated: Tensor) -> Tensor:
+        """The head: a backbone's output B to the proxy target, both (N, 3, H, W), normalised."""
         return self._head(out, u_generated, self.config.beta, self.config.gamma)
 
     @torch.no_grad()

@@ -34,8 +34,8 @@ def read(path: Path, head: str | None) -> Contents:
     if not isinstance(checkpoint, dict):
         raise PgnError(f"checkpoint: {path} holds a {type(checkpoint).__name__}, expected a dict.")
     version = checkpoint.get("version", 0)
-    if version not in (0, 1, 2):
-        raise PgnError(f"checkpoint: {path} has version {version!r}, expected 0, 1 or 2.")
+    if not isinstance(version, int) or version not in (0, 1, 2):
+        raise PgnError(f"checkpoint: {path} has version {_shown(version)}, expected 0, 1 or 2.")
     if version == 2 and head is not None:
         raise PgnError(f"head: got '{head}', but {path.name} records its own. Leave it out.")
     try:
@@ -65,8 +65,15 @@ def _version2(checkpoint: dict[str, Any]) -> Contents:
     return PGNConfig(backbone, head, options=options, **values), state, _info(2)
 
 
+def _shown(value: Any) -> str:
+    """A value for a message; a few nested tuples, each twice in the next, give an endless one."""
+    number = isinstance(value, (int, float)) and abs(value) < 2**31
+    text = isinstance(value, str) and len(value) < 100
+    return repr(value) if number or text else f"a {type(value).__name__}"
+
+
 def _named(state: Any) -> dict[str, Tensor]:
-    return {str(name): tensor for name, tensor in dict(state).items()}
+    return {str(name): tensor for name, tensor in {**state}.items()}
 
 
 def _inverse(scale: float | None) -> float:
@@ -74,13 +81,13 @@ def _inverse(scale: float | None) -> float:
     if scale is None:
         return 1.0
     if not scale > 0:
-        raise PgnError(f"a scale is {scale}, expected a positive number.")
+        raise PgnError(f"a scale is {_shown(scale)}, expected a positive number.")
     return 1.0 / scale
 
 
 def _version0_or_1(checkpoint: dict[str, Any], version: int, head: str) -> Contents:
     if version == 1:
-        state, params = _named(checkpoint["state_dict"]), dict(checkpoint["params"])
+        state, params = _named(checkpoint["state_dict"]), {**checkpoint["params"]}
     else:
         state = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
         params = {k: v for k, v in checkpoint.items() if k not in state and k != "version"}
@@ -103,11 +110,12 @@ def _head(kind: str, params: dict[str, Any]) -> tuple[str, set[str]]:
         ("proxy", "raw"): ("proxy", set[str]()),
         ("proxy", "sigmoid"): ("constrained", {"sigmoid"}),
     }
-    found = names.get((kind, params["type"]))
+    theirs = (kind, params["type"])
+    found = names.get(theirs) if all(isinstance(part, str) for part in theirs) else None
     if found is None or params.get("grad_type", "mse") != "mse":
         raise PgnError(
-            f"its head is {kind}/{params['type']}/{params.get('grad_type')}, expected direct or "
-            f"proxy, raw or sigmoid, mse."
+            f"its head is {_shown(kind)}, {_shown(params['type'])}, "
+            f"{_shown(params.get('grad_type'))}, expected direct or proxy, raw or sigmoid, mse."
         )
     return found
 
@@ -115,19 +123,19 @@ def _head(kind: str, params: dict[str, Any]) -> tuple[str, set[str]]:
 def _backbone(
     kind: str, params: dict[str, Any], state: dict[str, Tensor]
 ) -> tuple[str, dict[str, Any]]:
-    params = dict(params)
+    params = {**params}  # no dict(): it would hash keys of nested tuples, without end
     blocks = params.pop("num_blocks", None)
     options = {_OPTION_NAMES[k]: list(params.pop(k)) for k in list(params) if k in _OPTION_NAMES}
     if params:
-        raise PgnError(f"it has parameters that were never published: {', '.join(params)}.")
+        raise PgnError(f"it has parameters that were never published: {', '.join(params):.200}.")
     if kind == "unet":
         return "unet", options
     if kind != "resnet":
-        raise PgnError(f"its backbone is '{kind}', expected resnet or unet.")
+        raise PgnError(f"its backbone is {_shown(kind)}, expected resnet or unet.")
     if blocks is None:
         blocks = len({k.split(".")[1] for k in state if ".conv_block." in k})
     if blocks not in (4, 6, 8):
-        raise PgnError(f"it has {blocks} residual blocks, expected 4, 6 or 8.")
+        raise PgnError(f"it has {_shown(blocks)} residual blocks, expected 4, 6 or 8.")
     return f"resnet{blocks}", options
 
 

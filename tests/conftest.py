@@ -44,6 +44,18 @@ def photo() -> Tensor:
     return photos((96, 96))[0]
 
 
+def photo_folder(where: Path, count: int, side: int) -> Path:
+    """A new folder `where` with the bundled photos, in turn, as square pictures."""
+    from pgn.degrade import to_pil
+    from pgn_export.parity import photos
+
+    where.mkdir()
+    shown = photos((side, side))
+    for index in range(count):
+        to_pil(shown[index % len(shown)][0]).save(where / f"{index}.png")
+    return where
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No network, and no package lpips."""

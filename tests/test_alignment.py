@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import photo_folder
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
@@ -37,11 +38,7 @@ def teacher() -> PerceptualLoss:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two photos of 48 pixels in a folder."""
-    where = tmp_path / "photos"
-    where.mkdir()
-    for index, photo in enumerate(photos((48, 48))[:2]):
-        to_pil(photo[0]).save(where / f"{index}.png")
-    return where
+    return photo_folder(tmp_path / "photos", 2, 48)
 
 
 def row(gradient: str, situation: str, size: int, cosines: list[float]) -> Row:

@@ -67,7 +67,7 @@ def test_a_failing_save_leaves_the_old_file(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("pgn.checkpoint.save_file", fail)
+    monkeypatch.setattr("pgn.tensor_file.save_file", fail)
     with pytest.raises(PgnError, match="disk full"):
         pgn.save(tiny(), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

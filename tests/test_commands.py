@@ -191,7 +191,7 @@ def test_pictures_are_fitted_from_the_command_line(tmp_path: Path) -> None:
     assert run("pgn-export", "--target", "onnx", "--size", "64", cwd=tmp_path).returncode == 0
     code = (
         "import sys; from pgn_runtime.__main__ import main\n"
-        "code = main(['exports/pgn-lite-dynamic-fp32.onnx', 'start.png', 'target.png', '-o', 'out',"
+        "code = main(['exports/pgn-lite-64x64-fp32.onnx', 'start.png', 'target.png', '-o', 'out',"
         " '--steps', '20'])\n"
         "sys.exit(code or ('torch' in sys.modules and 'torch was loaded'))"
     )

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHARED, assert_close
+from conftest import SHARED, assert_close, photo_folder
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import pgn
 from pgn import PgnError
-from pgn.degrade import to_pil
 from pgn.evaluate import dip
 from pgn.evaluate.cli import app
 from pgn.evaluate.dip import Run, fit
@@ -35,11 +34,7 @@ def target() -> Tensor:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    where = tmp_path / "photos"
-    where.mkdir()
-    for index, photo in enumerate(photos((64, 64))[:3]):
-        to_pil(photo[0]).save(where / f"{index}.png")
-    return where
+    return photo_folder(tmp_path / "photos", 3, 64)
 
 
 def study(*words: object) -> Any:

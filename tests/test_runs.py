@@ -12,19 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_close, lesson
+from conftest import assert_close, lesson, photo_folder
 from torch import Tensor
 
 import pgn
 from pgn import PgnError
-from pgn.degrade import to_pil
 from pgn.distill import bank as banks
 from pgn.distill import loop
 from pgn.distill import surrogates as surrogates_module
 from pgn.distill.loop import Run, distil
 from pgn.distill.options import DistillOptions
 from pgn.images import normalise
-from pgn_export.parity import photos
 
 TINY: dict[str, Any] = {
     "images": 36,
@@ -43,11 +41,7 @@ def few_initial_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    where = tmp_path / "photos"
-    where.mkdir()
-    for index, photo in enumerate(photos((96, 96)) * 2):
-        to_pil(photo[0]).save(where / f"{index}.png")
-    return where
+    return photo_folder(tmp_path / "photos", 8, 96)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,13 @@ def images(count: int) -> list[Pixels]:
     return list(random.random((count, 2, 3, 32, 40), dtype=np.float32))
 
 
-def _halfway(generated: Pixels, target: Pixels) -> Pixels:
-    return (generated + target) * np.float32(0.5)
+def _halfway(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+    return {"proxy": (inputs["generated"] + inputs["target"]) * np.float32(0.5)}
 
 
 def artifact(shape: tuple[int | None, ...] = (None, 3, None, None)) -> Artifact:
     """A stand-in graph whose proxy lies halfway to the target."""
-    session = Session(_halfway, shape, "none")
+    session = Session(_halfway, dict.fromkeys(("generated", "target"), shape), ("proxy",), "none")
     return Artifact(Path("none.onnx"), session, alpha=40.0)
 
 
@@ -146,7 +147,7 @@ def test_a_file_that_is_no_graph_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("model.h5", r"\.onnx or \.tflite"), ("gone.onnx", "no file")]
+    ("name", "message"), [("model.h5", r"\.onnx, \.tflite, \.mlpackage"), ("gone.onnx", "no file")]
 )
 def test_unknown_and_missing_models_are_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "model.h5").touch()
@@ -203,3 +204,28 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RuntimeInputError, match="not readable"):
         read_manifest(tmp_path)
+
+
+def test_the_targets_features_are_computed_when_the_target_changes() -> None:
+    shape: tuple[int | None, ...] = (None, 3, None, None)
+    seen = []
+
+    def features(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+        seen.append(inputs["target"])
+        return {"half": inputs["target"] * np.float32(0.5)}
+
+    def proxy(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+        return {"proxy": inputs["generated"] * np.float32(0.5) + inputs["half"]}
+
+    cached = Artifact(
+        Path("none.onnx"),
+        Session(proxy, {"generated": shape}, ("proxy",), "none"),
+        40.0,
+        Session(features, {"target": shape}, ("half",), "none"),
+    )
+    generated, target, other = images(3)
+    for image in (target, target.copy(), other, target):
+        assert_close(cached.proxy(generated, image), artifact().proxy(generated, image), 1e-6)
+    assert len(seen) == 3, "computed at every call, or kept for another target"
+    target += np.float32(0.1)  # in place: the same array, other pixels
+    assert_close(cached.proxy(generated, target), artifact().proxy(generated, target), 1e-6)

@@ -1,4 +1,4 @@
-"""One gradient of an image: the exact VGG-19's, and the bundled PGN's on every runtime.
+"""One gradient of an image: the exact VGG-19's, and PGNs' on every runtime.
 
 The exact gradient is measured in its strongest form here: target features computed once,
 compiled by torch.compile. Every provider's output is checked before it is timed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from pgn.degrade import blur
 from pgn.evaluate.measures import cosine
 from pgn.teachers import PerceptualLoss
 from pgn_export import export
-from pgn_export.graph import Size
+from pgn_export.graph import Size, has_target_branch
 from pgn_export.parity import photos
 from pgn_runtime import Artifact
 
@@ -39,7 +39,7 @@ class Provider:
     cosine: float
 
 
-def providers(net: pgn.PGN, size: Size, threads: int) -> list[Provider]:
+def providers(nets: dict[str, pgn.PGN], size: Size, threads: int) -> list[Provider]:
     """Everything that is timed, checked against its reference.
 
     Raises:
@@ -52,16 +52,18 @@ def providers(net: pgn.PGN, size: Size, threads: int) -> list[Provider]:
     with torch.no_grad():
         features = teacher.features(target)
     exact = teacher.gradient(generated, features)
-    predicted = net.gradient(generated, target)
     calls: dict[str, tuple[Call, Tensor]] = {
         EXACT: (lambda: teacher.gradient(generated, features), exact)
     }
     if faster := compiled(teacher, generated, features):
         calls[COMPILED] = (faster, exact)
-    calls["pgn-lite, PyTorch"] = (lambda: net.gradient(generated, target), predicted)
-    for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
-        call = exported(net, target_name, (generated, target), threads)
-        calls[f"pgn-lite, {runtime}"] = (call, predicted)
+    for name, net in nets.items():
+        wanted = net.gradient(generated, target)
+        calls[f"{name}, PyTorch"] = (partial(net.gradient, generated, target), wanted)
+        for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
+            call = exported(net, target_name, (generated, target), threads)
+            cached = ", target cached" if has_target_branch(net) else ""
+            calls[f"{name}, {runtime}{cached}"] = (call, wanted)
     return [_checked(name, call, wanted, exact) for name, (call, wanted) in calls.items()]
 
 
@@ -84,14 +86,17 @@ def compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor])
 def exported(net: pgn.PGN, target_name: str, pair: tuple[Tensor, Tensor], threads: int) -> Call:
     """The gradient of the network's export to `target_name` at a pair of images (1, 3, H, W).
 
+    As the exact gradient's, the target's features are computed once, where the network can.
+
     Raises:
         what pgn_export.export raises; nothing stays on disk.
     """
     generated, target = (image.numpy() for image in pair)
     height, width = generated.shape[-2:]
     with tempfile.TemporaryDirectory() as folder:
-        path = export(net, target_name, Path(folder), (height, width)).path
-        artifact = Artifact.load(path, threads)
+        cached = has_target_branch(net)
+        result = export(net, target_name, folder, (height, width), cached_target=cached)
+        artifact = Artifact.load(result.path, threads)
     return lambda: torch.from_numpy(artifact.gradient(generated, target))
 
 

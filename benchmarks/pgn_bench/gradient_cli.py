@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,19 +15,24 @@ from rich.table import Table
 
 import pgn
 from pgn import command
+from pgn.checkpoint import BUNDLED
 from pgn_bench.gradient import COMPILED, EXACT, providers
 from pgn_bench.timing import BLOCK, interleaved, machine
 
 
 def gradient_command(
+    checkpoint: Annotated[
+        list[str], typer.Option(help="Bundled name or file; repeat to compare.")
+    ] = list(BUNDLED),  # noqa: B006  (typer copies it)
     size: Annotated[int, typer.Option(help="Pixels.", min=32, max=2048)] = 224,
     threads: Annotated[int, typer.Option(help="Of every runtime.", min=1, max=256)] = 2,
     rounds: Annotated[int, typer.Option(help=f"Blocks of {BLOCK} timed calls.", min=1)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Time one gradient of an image: exact VGG-19, and pgn-lite on every runtime."""
+    """Time one gradient of an image: exact VGG-19, and PGNs on every runtime."""
+    nets = {Path(name).stem: pgn.load(name) for name in checkpoint}
     with command.stderr.status("exporting and checking"):
-        found = providers(pgn.load("pgn-lite"), (size, size), threads)
+        found = providers(nets, (size, size), threads)
     with Progress(console=command.stderr) as progress:
         task = progress.add_task("rounds", total=rounds)
         calls = {provider.name: provider.call for provider in found}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,89 +16,196 @@ from rich.table import Table
 import pgn
 from pgn import ConversionError, GateError, MissingExtraError, PgnError, command
 from pgn.errors import unknown_name
-from pgn_export.exporting import TARGETS, ExportResult, export
-from pgn_export.graph import Size
+from pgn_export.doctor import diagnose, machine
+from pgn_export.exporting import DTYPES, TARGETS, ExportResult, check_combination, convert
+from pgn_export.parity import DISTANCES, Figures
+from pgn_export.sizes import parse_sizes
+from pgn_export.source import Options, Source
+from pgn_export.verify import verify
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
-@app.command(name="export")
-def main_command(
-    target: Annotated[str, typer.Option(help="onnx, tflite, coreml, a comma list, or all.")],
+
+@app.callback(invoke_without_command=True)
+def export_command(
+    context: typer.Context,
+    target: Annotated[str, typer.Option(help="onnx, tflite, coreml, a comma list, or all.")] = "",
+    dtype: Annotated[str, typer.Option(help="fp32, fp16, int8, a comma list, or all.")] = "fp32",
+    size: Annotated[str, typer.Option(help="Pixels: 256, HEIGHTxWIDTH, or a comma list.")] = "256",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder.")] = Path("exports"),
-    size: Annotated[str, typer.Option(help="Pixels: 256 or HEIGHTxWIDTH.")] = "256",
     checkpoint: Annotated[str, typer.Option(help="Bundled name or file.")] = "pgn-lite",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one call.")] = 1,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Any batch and size.")] = False,
+    cached_target: Annotated[
+        bool,
+        typer.Option(
+            "--cached-target", help="Two graphs: the target's features are computed once a target."
+        ),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Export a checkpoint and measure that every artifact gives the network's gradient."""
-    targets, shape = parse_targets(target), parse_size(size)
-    net = pgn.load(checkpoint)
-    results: list[ExportResult] = []
-    failures: list[PgnError] = []
-    for chosen in targets:
-        command.stderr.print(f"{chosen}: converting and measuring")
-        try:
-            results.append(export(net, chosen, output, shape, Path(checkpoint).stem))
-        except (ConversionError, GateError, MissingExtraError) as error:
-            failures.append(error)  # the other targets may well succeed
+    if context.invoked_subcommand:
+        return
+    if not target:
+        raise PgnError(
+            f"--target: none given, expected one of {', '.join(TARGETS)}, a comma list, or all; "
+            f"or a command: verify, doctor, import."
+        )
+    targets = parse_names("--target", target, TARGETS)
+    dtypes = parse_names("--dtype", dtype, DTYPES)
+    net, name = pgn.load(checkpoint), Path(checkpoint).stem
+    sources = [
+        Source(net, name, Options(shape, batch, dynamic, cached_target))
+        for shape in parse_sizes(size)
+    ]
+    for source in sources:  # all of it is checked before the work
+        source.check()
+        for chosen in targets:
+            for precision in dtypes:
+                check_combination(chosen, precision, source.options)
+    results, failures = _convert_all(sources, targets, dtypes, output)
     if as_json:
         typer.echo(json.dumps([_plain(result) for result in results], indent=2))
     elif results:
-        _print(results)
+        _print(results, output)
     for failure in failures[1:]:
         command.stderr.print(f"error: {failure}", markup=False, soft_wrap=True)
     if failures:
         raise failures[0]
 
 
-def parse_targets(text: str) -> list[str]:
-    """A comma list or "all" to names of targets, in order, each once."""
+@app.command(name="verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="Of artifacts and their manifest.json.")],
+    as_json: Json = False,
+) -> None:
+    """Hash every artifact again and run it on its test vectors; exit code 4 where one differs."""
+    verdicts = verify(folder)
+    if as_json:
+        typer.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
+    else:
+        table = Table("file", _DISTANCES, "verdict")
+        for verdict in verdicts:
+            figures = _cosines(verdict.parity)
+            table.add_row(verdict.name, figures, verdict.problem or "as its manifest says")
+        _console().print(table)
+    if differ := [verdict.name for verdict in verdicts if verdict.problem]:
+        raise GateError(f"verify: {', '.join(differ)} differ from the manifest. Export them again.")
+
+
+@app.command(name="doctor")
+def doctor_command(as_json: Json = False) -> None:
+    """What works on this machine, which versions, and the install lines of what is missing."""
+    found = diagnose()
+    if as_json:
+        typer.echo(json.dumps({**machine(), "targets": [asdict(row) for row in found]}, indent=2))
+        return
+    typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
+    table = Table("target", "works", "versions", "proved in", "advice")
+    for row in found:
+        shown = "\n".join(f"{name} {number}" for name, number in row.versions.items())
+        works = "yes" if row.works else "no"
+        table.add_row(row.target, works, shown, "\n".join(row.proved_in), row.advice)
+    _console().print(table)
+
+
+@app.command(name="import")
+def import_command(
+    old: Annotated[Path, typer.Argument(help="Official .pth of version 0, 1 or 2.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New .safetensors file.")],
+    head: Annotated[
+        str | None, typer.Option(help="Of versions 0 and 1, which do not record theirs.")
+    ] = None,
+) -> None:
+    """Convert an official checkpoint once, without running code in it."""
+    net = pgn.load(old, head=head)
+    typer.echo(pgn.save(net, output))
+
+
+def parse_names(flag: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """A comma list or "all" to names, in order, each once.
+
+    Raises:
+        PgnError: a name that is none of `known`.
+    """
     names = [part.strip() for part in text.split(",")]
     for name in names:
-        if name not in (*TARGETS, "all"):
-            raise unknown_name("--target", name, [*TARGETS, "all"])
-    return list(TARGETS) if "all" in names else list(dict.fromkeys(names))
+        if name not in (*known, "all"):
+            raise unknown_name(flag, name, [*known, "all"])
+    return list(known) if "all" in names else list(dict.fromkeys(names))
 
 
-def parse_size(text: str) -> Size:
-    """ "256" or "256x192" to height and width."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise PgnError(f"--size: got '{text}', expected pixels: 256, or 256x192 (height x width).")
-    height = int(match[1])
-    return height, int(match[2] or height)
+def _convert_all(
+    sources: list[Source], targets: list[str], dtypes: list[str], output: Path
+) -> tuple[list[ExportResult], list[PgnError]]:
+    """What succeeded and what failed: one failure does not hold up the others."""
+    results: list[ExportResult] = []
+    failures: list[PgnError] = []
+    wanted = [(s, target, dtype) for s in sources for target in targets for dtype in dtypes]
+    for source, target, dtype in wanted:
+        command.stderr.print(f"{target} {dtype} {source.shown_size}: converting and measuring")
+        try:
+            results.append(convert(source, target, dtype, output))
+        except (ConversionError, GateError, MissingExtraError) as error:
+            failures.append(error)
+    return results, failures
 
 
 def _plain(result: ExportResult) -> dict[str, object]:
     return {
         "target": result.target,
+        "dtype": result.dtype,
         "path": str(result.path),
+        "files": [str(path) for path in result.files],
         "seconds": round(result.seconds, 2),
-        "bytes": _bytes(result.path),
+        "bytes": sum(_bytes(path) for path in result.files),
         "parity": [asdict(figures) for figures in result.parity],
         "manifest": result.manifest,
     }
 
 
-def _print(results: list[ExportResult]) -> None:
-    table = Table("file", "MB", "seconds", "cosine far / mid / near", "relative L2", "gate")
+_DISTANCES = f"cosine {' / '.join(DISTANCES)}"
+
+
+def _print(results: list[ExportResult], output: Path) -> None:
+    table = Table("file", "MB", "seconds", _DISTANCES, "relative L2", "gate")
     table.columns[0].no_wrap = True  # names are what one copies
     for result in results:
-        cosines = " / ".join(f"{figures.cosine:.5f}" for figures in result.parity)
-        errors = " / ".join(f"{figures.relative_l2:.0e}" for figures in result.parity)
+        errors = _per_runtime(result.parity, lambda row: f"{row.relative_l2:.0e}")
         table.add_row(
-            result.path.name,
-            f"{_bytes(result.path) / 1e6:.2f}",
+            "\n".join(path.name for path in result.files),
+            "\n".join(f"{_bytes(path) / 1e6:.2f}" for path in result.files),
             f"{result.seconds:.1f}",
-            cosines or "not run: needs a Mac",
+            _cosines(result.parity),
             errors,
-            "passed" if result.parity else "interface, fp32",
+            "\n".join(f"passed in {name}" for name in _runtimes(result.parity)),
         )
-    width = None if sys.stdout.isatty() else 125  # of a log or a pipe
-    Console(width=width).print(table)
-    runnable = [result.path for result in results if result.parity]
+    _console().print(table)
+    typer.echo(f"Next: pgn-export verify {output}")
+    runnable = [result.path for result in results if result.target != "coreml"]
     if runnable:
-        typer.echo(f"Next: python -m pgn_runtime {runnable[0]} START.png TARGET.png -o fitted")
+        typer.echo(f"      python -m pgn_runtime {runnable[0]} START.png TARGET.png -o fitted")
+
+
+def _cosines(parity: list[Figures]) -> str:
+    return _per_runtime(parity, lambda row: f"{row.cosine:.5f}")
+
+
+def _per_runtime(parity: list[Figures], show: Callable[[Figures], str]) -> str:
+    return "\n".join(
+        " / ".join(show(row) for row in parity if row.runtime == name) for name in _runtimes(parity)
+    )
+
+
+def _runtimes(parity: list[Figures]) -> list[str]:
+    return list(dict.fromkeys(row.runtime for row in parity))
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 150)  # of a log or a pipe
 
 
 def _bytes(path: Path) -> int:

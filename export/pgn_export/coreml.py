@@ -1,72 +1,156 @@
-"""Core ML: coremltools, an ML program in float32 at a fixed size.
+"""Core ML: coremltools from the traced graph to an ML program at a fixed size.
 
-Off a Mac nothing can run the result. `check` reads the saved package back and holds what can be
-held there: it loads, its interface, its precision.
+Sizes are fixed: coremltools 9 converts neither the arithmetic on free sizes in a traced graph nor
+padding by an amount that is known at run time only. Dates and random ids, which it writes, are
+replaced, so that one network gives the same bytes every time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx import Node
 
-from pgn import MissingExtraError
-from pgn_export.graph import INPUTS, OUTPUT, ProxyGraph, Size, example
+from pgn import ConversionError, MissingExtraError
+from pgn.files import first_line
+from pgn_export import coreml_precision
+from pgn_export.graph import Conversion
 
 SUFFIX = ".mlpackage"
-FIXED_SIZE = True
+DYNAMIC = False
+DTYPES = ("fp32", "fp16", "int8")
 PACKAGES = ("torch", "coremltools")
+DEPLOYMENT_TARGET = "iOS16"  # the oldest whose ML programs hold int8 weights
 
+_DESCRIPTIONS = {
+    "generated": "Image under optimisation: (N, 3, H, W) RGB pixels in [0, 1]",
+    "target": "Image to resemble: (N, 3, H, W) RGB pixels in [0, 1]",
+    "proxy": "Image towards which mean squared error pulls as the perceptual loss does: "
+    "(N, 3, H, W) RGB pixels",
+}
+_FEATURES = "Features of the target, from its target_features program"
 _NO_OPERATION = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
+_DATE = "com.github.apple.coremltools.conversion_date"
 
 
-def export(graph: ProxyGraph, size: Size, path: Path) -> None:
-    """Write an .mlpackage for iOS 16 and later."""
-    ct = _coremltools()
-    inputs = example(size)
-    program = torch.export.export(graph, (), inputs).run_decompositions({})
-    for node in list(program.graph.nodes):
-        if node.op == "call_function" and node.target in _NO_OPERATION:
-            node.replace_all_uses_with(node.args[0])  # coremltools has no converter for them
-            program.graph.erase_node(node)
-    model = ct.convert(
-        program,
-        inputs=[ct.TensorType(name, shape=inputs[name].shape) for name in INPUTS],
-        outputs=[ct.TensorType(OUTPUT)],
-        compute_precision=ct.precision.FLOAT32,
-        minimum_deployment_target=ct.target.iOS16,
-        skip_model_load=True,
-    )
-    model.short_description = "Perceptual gradient network: proxy target of an image, in pixels"
-    model.save(str(path))
-
-
-def check(path: Path, size: Size) -> None:
-    """Load the package and hold its interface and precision.
+def export(conversion: Conversion, path: Path) -> None:
+    """Write an .mlpackage for iOS 16 and later, float32 at its inputs and outputs.
 
     Raises:
-        RuntimeError: what differs from the contract.
+        ConversionError: coremltools lacks an operation of the graph.
+        MissingExtraError: coremltools is not installed.
     """
-    spec = _coremltools().models.MLModel(str(path), skip_model_load=True).get_spec()
-    features = [*spec.description.input, *spec.description.output]
-    found = {f.name: tuple(f.type.multiArrayType.shape) for f in features}
-    wanted = dict.fromkeys((*INPUTS, OUTPUT), (1, 3, *size))
-    if found != wanted:
-        raise RuntimeError(f"interface: got {found}, expected {wanted}")
-    half = [op for op in _operations(spec) if _is_half(op)]
-    if half:
-        raise RuntimeError(f"precision: {len(half)} operations compute in float16, not float32")
+    ct = _coremltools()
+    model = _convert(ct, conversion)
+    if conversion.dtype == "int8":
+        size = coreml_precision.float_size(conversion.graph.module)
+        model = coreml_precision.quantise_weights(ct, model, size)
+    _describe(model, conversion)
+    model.save(str(path))
+    _make_reproducible(ct, path)
 
 
-def _operations(spec: Any) -> list[Any]:
-    function = spec.mlProgram.functions["main"]
-    return list(function.block_specializations[function.opset].operations)
+def _convert(ct: Any, conversion: Conversion) -> Any:
+    graph = conversion.graph
+    program = graph.program.run_decompositions({})
+    _drop_no_operations(program)
+    precision = ct.precision.FLOAT32
+    if conversion.dtype != "fp32":
+        coreml_precision.bound_ratios(program.graph_module)
+        select = coreml_precision.computes_half(coreml_precision.float_size(graph.module))
+        precision = ct.transform.FP16ComputePrecision(op_selector=select)
+    try:
+        return ct.convert(
+            program,
+            inputs=[
+                ct.TensorType(name, shape=tensor.shape, dtype=np.float32)
+                for name, tensor in graph.inputs.items()
+            ],
+            outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
+            compute_precision=precision,
+            minimum_deployment_target=ct.target[DEPLOYMENT_TARGET],
+            skip_model_load=True,
+        )
+    except NotImplementedError as error:
+        raise _lacking(program, error) from error
 
 
-def _is_half(operation: Any) -> bool:
-    float16 = 10  # MIL.proto, enum DataType
-    return any(output.type.tensorType.dataType == float16 for output in operation.outputs)
+def _drop_no_operations(program: ExportedProgram) -> None:
+    """Remove nodes that only rename a tensor: coremltools has no converter for them."""
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and node.target in _NO_OPERATION:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+
+
+def _lacking(program: ExportedProgram, error: NotImplementedError) -> ConversionError:
+    """The operation that coremltools' words name, and the modules that brought it."""
+    words = set(re.findall(r"\w+", str(error)))
+    lacking = [node for node in program.graph.nodes if _operation(node) in words]
+    if not lacking:
+        return ConversionError(f"coreml: {first_line(error)}.")
+    stacks = [node.meta.get("nn_module_stack") for node in lacking]
+    paths = {list(stack.values())[-1][0] or "the outermost module" for stack in stacks if stack}
+    return ConversionError(
+        f"coreml: no conversion for aten.{_operation(lacking[0])}, used in "
+        f"{', '.join(sorted(paths)) or 'the network'}. Replace it, or export to another target."
+    )
+
+
+def _operation(node: Node) -> str | None:
+    """erfinv of aten.erfinv.default; None of a node that is no operation of PyTorch's."""
+    return str(node.target.overloadpacket.__name__) if isinstance(node.target, OpOverload) else None
+
+
+def _describe(model: Any, conversion: Conversion) -> None:
+    metadata = conversion.metadata
+    model.short_description = "Perceptual gradient network: proxy target of an image, in pixels"
+    model.author = "pgn-edge"
+    model.license = metadata.get("pgn.licence", "")
+    model.version = metadata.get("pgn.version", "")
+    model.user_defined_metadata.update(metadata)
+    del model.user_defined_metadata[_DATE]
+    for name in conversion.graph.inputs:
+        model.input_description[name] = _DESCRIPTIONS.get(name, _FEATURES)
+    for name in conversion.graph.outputs:
+        model.output_description[name] = _DESCRIPTIONS.get(name, _FEATURES)
+
+
+def _make_reproducible(ct: Any, package: Path) -> None:
+    """Give the package sorted maps and ids made of its files' content."""
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    manifest_path = package / "Manifest.json"
+    manifest = json.loads(manifest_path.read_text())
+    root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
+    specification = package / "Data" / root["path"]
+    sorted_maps = ct.utils.load_spec(str(package)).SerializeToString(deterministic=True)
+    specification.write_bytes(sorted_maps)
+    specification.chmod(0o644)  # coremltools lets only the owner read it
+    items = manifest["itemInfoEntries"].values()
+    manifest["itemInfoEntries"] = {
+        _content_id(package / "Data" / item["path"]): item for item in items
+    }
+    manifest["rootModelIdentifier"] = _content_id(specification)
+    # In coremltools' own form: it writes the file again whenever it opens the package.
+    manifest_path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+
+
+def _content_id(item: Path) -> str:
+    """An id in the form that Core ML writes, of a file or of all files in a folder."""
+    files = sorted(item.rglob("*")) if item.is_dir() else [item]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))
 
 
 def _coremltools() -> Any:

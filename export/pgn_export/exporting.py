@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pgn
-from pgn import ConversionError, GateError, MissingExtraError
+from pgn import GateError, PgnError
 from pgn.errors import unknown_name
-from pgn.files import check_folder, first_line
-from pgn_export import coreml, manifest, onnx, parity, tflite
-from pgn_export.graph import ProxyGraph, Size, check_size
-from pgn_runtime import backends
+from pgn.files import check_folder
+from pgn_export import coreml, manifest, onnx, parity, proof, tflite, vectors
+from pgn_export.chatter import failures
+from pgn_export.graph import Conversion, Size
+from pgn_export.parity import GATES
+from pgn_export.proof import Files
+from pgn_export.replacing import move, remove
+from pgn_export.source import TARGET_FEATURES, Options, Source
 from pgn_runtime.artifact import read_manifest
-from pgn_runtime.errors import MissingBackendError
 
-_TARGETS: dict[str, ModuleType] = {"onnx": onnx, "tflite": tflite, "coreml": coreml}
-TARGETS = tuple(_TARGETS)
-PARITY_THREADS = 2
+CONVERTERS: dict[str, ModuleType] = {"onnx": onnx, "tflite": tflite, "coreml": coreml}
+TARGETS = tuple(CONVERTERS)
+DTYPES = tuple(GATES)
+REJECTED = ".rejected"
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,13 @@ class ExportResult:
     """What an export made, and what was measured of it."""
 
     target: str
-    path: Path
+    dtype: str
+    path: Path  # of the graph that gives the proxy
     manifest: dict[str, Any]  # the entry of this artifact
-    seconds: float  # of conversion and proof
-    parity: list[parity.Figures] = field(default_factory=list)  # empty where nothing can run it
+    seconds: float  # of conversion and proof; near 0 where the artifact was up to date
+    parity: list[parity.Figures]
+    target_features: Path | None = None  # the target's own graph, with --cached-target
+    files: list[Path] = field(default_factory=list)
 
 
 def export(
@@ -46,129 +47,125 @@ def export(
     target: str,
     output: str | Path = "exports",
     size: int | Size = 256,
-    name: str = "pgn",
+    dtype: str = "fp32",
+    **options: Any,
 ) -> ExportResult:
     """Export a PGN as one artifact and prove that it gives the same gradient.
 
     Args:
         net: the network; evaluation mode and float32 are taken care of.
-        target: onnx (any batch and size) | tflite | coreml (batch 1, fixed size).
-        output: folder of the artifact and its manifest.json.
+        target: onnx | tflite | coreml.
+        output: folder of the artifact, its manifest.json, test vectors and MODEL_CARD.md.
         size: side, or height and width, in pixels; at least 32.
-        name: start of the file's name.
+        dtype: fp32 | fp16 | int8. Inputs and outputs are float32 always.
+        options: `name` (start of the files' names), and the fields of
+            `pgn_export.source.Options`: batch, dynamic, cached_target.
 
     Raises:
-        PgnError: unknown target, impossible size, unwritable folder (exit code 2).
+        PgnError: unknown target or dtype, impossible size, unwritable folder (exit code 2).
         ConversionError: the converter or the runtime failed (3); nothing is left behind.
         GateError: parity below the gate (4); the artifact is kept with the suffix .rejected.
         MissingExtraError: the converter is not installed (5).
     """
-    if target not in _TARGETS:
-        raise unknown_name("target", target, TARGETS)
-    converter = _TARGETS[target]
-    size = (size, size) if isinstance(size, int) else size
-    check_size(net, size, available_memory())
-    read_manifest(Path(output))  # a broken one is told before the work, not after it
-    fixed = size if converter.FIXED_SIZE else None
-    shown = f"{size[0]}x{size[1]}" if fixed else "dynamic"
-    path = Path(output) / f"{name}-{shown}-fp32{converter.SUFFIX}"
+    name = options.pop("name", "pgn")
+    shape = (size, size) if isinstance(size, int) else size
+    return convert(Source(net, name, Options(shape, **options)), target, dtype, Path(output))
 
+
+def convert(source: Source, target: str, dtype: str, output: Path) -> ExportResult:
+    """`export` of a source that several exports share; up to date artifacts are left as they are.
+
+    Raises:
+        as `export`.
+    """
     start = time.monotonic()
-    check_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        made = Path(folder) / path.name
-        with _failures(target, path.parent):
-            converter.export(ProxyGraph(net), size, made)
-            figures = _prove(net, converter, made, size)
-        _reject(figures, made, path)
-        entry = manifest.describe(net, made, fixed, figures, converter.PACKAGES)
-        _replace(made, path)
-        manifest.add(path.parent, path.name, entry)
-    _forget_failures(path, target)
-    return ExportResult(target, path, entry, time.monotonic() - start, figures)
+    check_combination(target, dtype, source.options)
+    source.check()
+    listed = read_manifest(output)["artifacts"]  # a broken one is told before the work
+    files = _files(source, target, dtype, output)
+    key = manifest.key(source.fingerprint, target, dtype, CONVERTERS[target].PACKAGES)
+    if not manifest.up_to_date(listed, files, key):
+        _make(source, target, dtype, files, key)
+        listed = read_manifest(output)["artifacts"]
+    entry = listed[files.proxy.name]
+    figures = [parity.Figures(**row) for row in entry["parity"]]
+    seconds = time.monotonic() - start
+    return ExportResult(
+        target, dtype, files.proxy, entry, seconds, figures, files.target_features, files.all
+    )
 
 
-def available_memory() -> float:
-    """Bytes that programs can have, as Linux tells them; infinity where nothing tells."""
-    info = Path("/proc/meminfo")
-    text = info.read_text(encoding="utf-8") if info.exists() else ""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    return int(found[1]) * 1024.0 if found else float("inf")
+def check_combination(target: str, dtype: str, options: Options) -> None:
+    """Refuse what a target does not have.
 
-
-def _prove(net: pgn.PGN, converter: ModuleType, made: Path, size: Size) -> list[parity.Figures]:
-    if converter is coreml:
-        coreml.check(made, size)
-        return []
-    session = backends.load(made, PARITY_THREADS)
-    return parity.measure(net, session.run, size)
-
-
-def _reject(figures: list[parity.Figures], made: Path, path: Path) -> None:
-    failed = [row for row in figures if not row.passed]
-    if failed:
-        rejected = path.with_name(path.name + ".rejected")
-        _replace(made, rejected)
-        worst = min(failed, key=lambda row: row.cosine)
-        raise GateError(
-            f"parity: {path.name} gives another gradient than the network: cosine "
-            f"{worst.cosine:.6f}, norm ratio {worst.norm_ratio:.4f} ({worst.distance}), expected "
-            f"at least {parity.MIN_COSINE} and 1 +- {parity.MAX_SCALE_ERROR}. "
-            f"It is kept as {rejected}; do not use it."
+    Raises:
+        PgnError: an unknown target or dtype, or a combination that does not exist.
+    """
+    if target not in CONVERTERS:
+        raise unknown_name("target", target, TARGETS)
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    if options.dynamic and not CONVERTERS[target].DYNAMIC:
+        able = [name for name, module in CONVERTERS.items() if module.DYNAMIC]
+        raise PgnError(
+            f"--dynamic: {target} has fixed sizes only. Give the sizes that you need, "
+            f"--size 256,512x384, or use --target {','.join(able)}."
         )
 
 
-def _forget_failures(path: Path, target: str) -> None:
-    """Remove what earlier, failed exports of this artifact left to look at."""
-    (path.parent / f"{target}.log").unlink(missing_ok=True)
-    rejected = path.with_name(path.name + ".rejected")
-    if rejected.is_dir():
-        shutil.rmtree(rejected)
-    rejected.unlink(missing_ok=True)
+def _files(source: Source, target: str, dtype: str, output: Path) -> Files:
+    stem, suffix = f"{source.name}-{source.shown_size}-{dtype}", CONVERTERS[target].SUFFIX
+    if not source.options.cached_target:
+        return Files(output / f"{stem}{suffix}")
+    return Files(output / f"{stem}-cached{suffix}", output / f"{stem}{TARGET_FEATURES}{suffix}")
 
 
-def _replace(source: Path, final: Path) -> None:
-    """Move `source` to `final`; a folder there is moved aside first, so one of both is whole."""
-    if final.is_dir():
-        final.replace(source.with_name(f"old-{final.name}"))  # goes with the temporary folder
-    source.replace(final)
+def _make(source: Source, target: str, dtype: str, files: Files, key: str) -> None:
+    folder = files.proxy.parent
+    check_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+        with failures(target, folder):
+            made = _converted(source, target, dtype, Path(temporary), files)
+            figures = proof.measure(made, target, source.cases)
+        _judge(figures, dtype, made, files)
+        vectors_name = f"{source.name}-{source.shown_size}-test_vectors.safetensors"
+        vectors.save(source.cases, folder / vectors_name)
+        details = manifest.Details(
+            source, target, dtype, key, vectors_name, CONVERTERS[target].PACKAGES
+        )
+        entries = manifest.describe(details, made, figures)
+        for path, final in zip(made.all, files.all, strict=True):
+            move(path, final)
+            remove(final.with_name(final.name + REJECTED))  # of an earlier, failed export
+    manifest.add(folder, entries)
+    remove(folder / f"{target}.log")
 
 
-@contextlib.contextmanager
-def _failures(target: str, folder: Path) -> Iterator[None]:
-    """Keep the converter's chatter out of the way; say it, and what failed, if it fails."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        try:
-            with _redirected(log.fileno()):
-                yield
-        except MissingExtraError:
-            raise
-        except MissingBackendError as error:
-            raise MissingExtraError(error.package, "export") from None
-        except Exception as error:  # converters raise anything
-            log.seek(0)
-            text = f"{log.read()}\n{type(error).__name__}: {error}\n"
-            note = folder / f"{target}.log"
-            note.write_text(text, encoding="utf-8")
-            raise ConversionError(
-                f"{target}: {type(error).__name__}: {first_line(error)} "
-                f"The converter's words are in {note}."
-            ) from error
+def _converted(source: Source, target: str, dtype: str, temporary: Path, files: Files) -> Files:
+    """Every graph of `source` in a temporary folder, under its final name."""
+    made = replace(
+        files,
+        proxy=temporary / files.proxy.name,
+        target_features=files.target_features and temporary / files.target_features.name,
+    )
+    for (suffix, graph), path in zip(source.graphs.items(), made.all, strict=True):
+        embedded = manifest.embedded(source, suffix, dtype)
+        CONVERTERS[target].export(Conversion(graph, dtype, embedded), path)
+    return made
 
 
-@contextlib.contextmanager
-def _redirected(descriptor: int) -> Iterator[None]:
-    """Send what Python and native code print to `descriptor`."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [(stream, os.dup(stream)) for stream in (1, 2)]
-    try:
-        for stream, _ in saved:
-            os.dup2(descriptor, stream)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for stream, copy in saved:
-            os.dup2(copy, stream)
-            os.close(copy)
+def _judge(figures: list[parity.Figures], dtype: str, made: Files, files: Files) -> None:
+    gate = GATES[dtype]
+    failed = [row for row in figures if not row.passes(gate)]
+    if not failed:
+        return
+    kept = [path.with_name(path.name + REJECTED) for path in files.all]
+    for path, rejected in zip(made.all, kept, strict=True):
+        move(path, rejected)
+    worst = min(failed, key=lambda row: row.cosine)
+    raise GateError(
+        f"parity: {files.proxy.name} gives another gradient than the network: {worst}; expected "
+        f"at least {gate.min_cosine}, at most {gate.max_relative_l2}, and 1 +- "
+        f"{gate.max_scale_error}. "
+        f"It is kept as {kept[-1]}; do not use it."
+    )

@@ -1,22 +1,30 @@
-"""The graph that every target gets: pixels in, proxy out, one set of names."""
+"""The graphs that every target gets: pixels in, proxy out, one set of names, traced once.
+
+proxy            (generated, target) -> proxy
+target_features  (target)            -> features_0 ... features_n, computed once per target
+cached           (generated, features_0 ... features_n) -> proxy
+"""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgn import PGN, PgnError
-from pgn.images import MIN_SIZE, denormalise, normalise
+from pgn.backbones.lite import Lite
+from pgn.images import denormalise, normalise
 
 INPUTS = ("generated", "target")
 OUTPUT = "proxy"
 
 Size = tuple[int, int]  # height, width in pixels
+Tensors = dict[str, Tensor]
 
 
 class ProxyGraph(nn.Module):
@@ -24,11 +32,96 @@ class ProxyGraph(nn.Module):
 
     def __init__(self, net: PGN) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).eval().float().cpu().requires_grad_(False)
-        fold_batch_norms(self.net)
+        self.net = _frozen(net)
 
-    def forward(self, generated: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, generated: Tensor, target: Tensor) -> Tensors:
         return {OUTPUT: denormalise(self.net(normalise(generated), normalise(target)))}
+
+
+class TargetFeatures(nn.Module):
+    """target (N, 3, H, W) -> {"features_0": ..., ...}: all that the gradient needs of it."""
+
+    def __init__(self, net: PGN) -> None:
+        super().__init__()
+        self.backbone = splittable(_frozen(net))
+
+    def forward(self, target: Tensor) -> Tensors:
+        return _named(self.backbone.target_features(normalise(target)))
+
+
+class CachedProxy(nn.Module):
+    """(generated, features_0, ...) -> {"proxy": ...}: ProxyGraph without the target's branch."""
+
+    def __init__(self, net: PGN) -> None:
+        super().__init__()
+        self.net = _frozen(net)
+        self.backbone = splittable(self.net)
+
+    def forward(self, generated: Tensor, **features: Tensor) -> Tensors:
+        u_generated = normalise(generated)
+        out = self.backbone.forward_cached(u_generated, list(features.values()))
+        return {OUTPUT: denormalise(self.net.proxy_of(out, u_generated))}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph, traced once for all targets: what a converter turns into a file."""
+
+    module: nn.Module  # its forward takes `inputs` by name and gives a dict of outputs
+    program: ExportedProgram
+    inputs: Tensors  # examples, in order
+    outputs: Tensors  # what it gives for them
+    dynamic: bool  # whether batch, height and width are free
+
+    @property
+    def free_axes(self) -> dict[int, str]:
+        """Free dimensions of every input and output, by axis."""
+        return {0: "batch", 2: "height", 3: "width"} if self.dynamic else {}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter is asked for."""
+
+    graph: Graph
+    dtype: str = "fp32"  # fp32 | fp16 | int8
+    metadata: dict[str, str] = field(default_factory=dict)  # to embed, in the format's own way
+
+
+def trace(module: nn.Module, inputs: Tensors, dynamic: bool = False) -> Graph:
+    """Trace `module` with example inputs; `dynamic` frees batch, height and width."""
+    with torch.no_grad():
+        outputs: Tensors = module(**inputs)
+    free = dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
+    shapes = dict.fromkeys(inputs, free) if dynamic else None
+    program = torch.export.export(module, (), inputs, dynamic_shapes=shapes)
+    return Graph(module, program, inputs, outputs, dynamic)
+
+
+def example(size: Size, batch: int = 1) -> Tensors:
+    """Inputs to trace with."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 3, *size)
+    return {name: torch.rand(shape, generator=generator) for name in INPUTS}
+
+
+def splittable(net: PGN) -> Lite:
+    """The backbone of a network whose target branch can be computed apart.
+
+    Raises:
+        PgnError: it mixes both images from its first layer on.
+    """
+    if not isinstance(net.backbone, Lite):
+        raise PgnError(
+            f"--cached-target: backbone '{net.config.backbone}' has no branch of the target's own. "
+            f"Leave the flag out, or use a lite backbone."
+        )
+    return net.backbone
+
+
+def has_target_branch(net: PGN) -> bool:
+    """Whether `splittable` takes the network."""
+    return isinstance(net.backbone, Lite)
 
 
 def fold_batch_norms(net: nn.Module) -> None:
@@ -45,54 +138,11 @@ def fold_batch_norms(net: nn.Module) -> None:
                 setattr(module, following, nn.Identity())
 
 
-def example(size: Size, batch: int = 1) -> dict[str, Tensor]:
-    """Inputs to trace with."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, 3, *size)
-    return {name: torch.rand(shape, generator=generator) for name in INPUTS}
+def _frozen(net: PGN) -> PGN:
+    frozen = copy.deepcopy(net).eval().float().cpu().requires_grad_(False)
+    fold_batch_norms(frozen)
+    return frozen
 
 
-def check_size(net: PGN, size: Size, available_bytes: float) -> None:
-    """Refuse sizes that are too small, or whose activations exceed `available_bytes`.
-
-    Raises:
-        PgnError: with what is needed and what there is.
-    """
-    height, width = size
-    if min(size) < MIN_SIZE:
-        raise PgnError(f"--size: got {height}x{width}, expected sides of at least {MIN_SIZE}.")
-    needed = activation_bytes(net, size)
-    if needed > available_bytes:
-        raise PgnError(
-            f"--size: {height}x{width} needs about {needed / 2**30:.1f} GiB of activations, and "
-            f"{available_bytes / 2**30:.1f} GiB are free. Give a smaller size."
-        )
-
-
-def activation_bytes(net: PGN, size: Size) -> int:
-    """Bytes of everything that one forward pass writes; an upper bound of its working memory.
-
-    Counted at one small size and scaled: all of our networks are convolutional.
-    """
-    small = (256, 256)
-    counter = _OutputBytes()
-    with torch.device("meta"):
-        graph = ProxyGraph(net).to("meta")
-        inputs = {name: torch.empty(1, 3, *small) for name in INPUTS}
-    with counter:
-        graph(**inputs)
-    return counter.total * size[0] * size[1] // (small[0] * small[1])
-
-
-class _OutputBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the sizes of all tensors that operators return."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.total += out.numel() * out.element_size()
-        return out
+def _named(features: list[Tensor]) -> Tensors:
+    return {f"features_{k}": feature for k, feature in enumerate(features)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,46 +14,118 @@ from typing import Any
 import pgn
 from pgn.files import atomic_path
 from pgn.images import MEAN, STD
-from pgn_export.graph import INPUTS, OUTPUT, Size
-from pgn_export.parity import MAX_SCALE_ERROR, MIN_COSINE, Figures
+from pgn_export import card
+from pgn_export.graph import Graph
+from pgn_export.parity import GATES, Figures
+from pgn_export.proof import Files
+from pgn_export.source import Source
 from pgn_runtime import FitOptions
 from pgn_runtime.artifact import MANIFEST, read_manifest
 from pgn_runtime.files import sha256
 
+GRADIENT = "2/(C*H*W) * (alpha*(generated-proxy) + lambda*(generated-target)) / std^2"
 
-def describe(
-    net: pgn.PGN, path: Path, size: Size | None, parity: list[Figures], packages: tuple[str, ...]
-) -> dict[str, Any]:
-    """The manifest entry of one artifact; `size` None means any."""
-    shape = [1, 3, *size] if size else ["batch", 3, "height", "width"]
+
+@dataclass(frozen=True)
+class Details:
+    """What an entry says beside what is measured."""
+
+    source: Source
+    target: str
+    dtype: str
+    key: str
+    test_vectors: str  # file name
+    packages: tuple[str, ...]
+
+
+def describe(details: Details, files: Files, parity: list[Figures]) -> dict[str, dict[str, Any]]:
+    """The manifest entries of an artifact's files (already under their final names), by name."""
+    entries = {}
+    pairs = zip(details.source.graphs.items(), files.all, strict=True)
+    for (suffix, graph), path in pairs:
+        entry = {
+            "sha256": sha256(path),
+            "key": details.key,
+            "target": details.target,
+            **contract(details.source, suffix, details.dtype),
+            "inputs": _shapes(graph, graph.inputs),
+            "outputs": _shapes(graph, graph.outputs),
+            "checkpoint_sha256": _checkpoint_sha256(details.source),
+            "network": details.source.net.metadata(),
+            "gate": asdict(GATES[details.dtype]),
+            "test_vectors": details.test_vectors,
+            "versions": versions(details.packages),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        }
+        if path == files.proxy:
+            entry["parity"] = [asdict(figures) for figures in parity]
+            if files.target_features:
+                entry["target_features"] = files.target_features.name
+        entries[path.name] = entry
+    return entries
+
+
+def contract(source: Source, suffix: str, dtype: str) -> dict[str, Any]:
+    """What a caller must know of a graph, the same in the manifest and inside of the file."""
     return {
-        "sha256": sha256(path),
-        "checkpoint_sha256": sha256(net.source) if net.source else None,
-        "network": net.metadata(),
-        "inputs": dict.fromkeys(INPUTS, shape),
-        "outputs": {OUTPUT: shape},
+        "name": source.name,
+        "graph": suffix.lstrip("-") or "proxy",
         "layout": "NCHW",
         "colour": "RGB",
         "range": [0.0, 1.0],
-        "precision": "fp32",
-        "alpha": net.config.alpha,
+        "precision": dtype,
+        "alpha": source.net.config.alpha,
         "lambda": FitOptions().mse_weight,
-        "gradient": "2/(C*H*W) * (alpha*(generated-proxy) + lambda*(generated-target)) / std^2",
+        "gradient": GRADIENT,
         "mean": MEAN,
         "std": STD,
-        "gate": {"min_cosine": MIN_COSINE, "max_scale_error": MAX_SCALE_ERROR},
-        "parity": [asdict(figures) for figures in parity] or "not run: no runtime here",
-        "versions": {"pgn-edge": pgn.__version__, **{name: _version(name) for name in packages}},
-        "command": shlex.join(sys.argv),
     }
 
 
-def add(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    """Put `entry` into the folder's manifest, replacing an older one of that name."""
+def embedded(source: Source, suffix: str, dtype: str) -> dict[str, str]:
+    """The metadata that goes into the artifact itself: no dates, no paths."""
+    values = {
+        **contract(source, suffix, dtype),
+        "checkpoint_sha256": _checkpoint_sha256(source),
+        "licence": source.net.info.get("licence"),
+        "version": pgn.__version__,
+    }
+    return {
+        f"pgn.{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
+    }
+
+
+def add(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Put entries into the folder's manifest, replacing older ones of their names, and its card."""
     manifest = read_manifest(folder)
-    manifest["artifacts"][name] = entry
+    manifest["artifacts"].update(entries)
+    for name in {entry["test_vectors"] for entry in entries.values()}:
+        manifest.setdefault("test_vectors", {})[name] = sha256(folder / name)
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    card.write(folder, manifest)
+
+
+def key(fingerprint: str, target: str, dtype: str, packages: tuple[str, ...]) -> str:
+    """What an artifact is made of, as one SHA-256: equal keys give equal bytes."""
+    parts = (fingerprint, target, dtype, sorted(versions(packages).items()))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def up_to_date(listed: dict[str, Any], files: Files, wanted: str) -> bool:
+    """Whether all of an artifact's files are there, unchanged, and made of what `key` says."""
+    return all(
+        path.exists()
+        and listed.get(path.name, {}).get("key") == wanted
+        and listed[path.name].get("sha256") == sha256(path)
+        for path in files.all
+    )
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions of ours and of `packages`."""
+    return {"pgn-edge": pgn.__version__, **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str:
@@ -60,3 +133,14 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _checkpoint_sha256(source: Source) -> str | None:
+    return sha256(source.net.source) if source.net.source else None
+
+
+def _shapes(graph: Graph, tensors: dict[str, Any]) -> dict[str, list[int | str]]:
+    return {
+        name: [graph.free_axes.get(axis, side) for axis, side in enumerate(tensor.shape)]
+        for name, tensor in tensors.items()
+    }

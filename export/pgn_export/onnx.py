@@ -1,54 +1,106 @@
-"""ONNX: torch.onnx (dynamo) with dynamic batch, height and width, then onnxsim."""
+"""ONNX: torch.onnx (dynamo) from the traced graph, then onnxsim, then the precision asked for."""
 
 from __future__ import annotations
 
+import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from pgn import MissingExtraError
-from pgn_export.graph import INPUTS, OUTPUT, ProxyGraph, Size, example
+from pgn import ConversionError, MissingExtraError
+from pgn_export.graph import Conversion, Graph
 
 SUFFIX = ".onnx"
-FIXED_SIZE = False
+DYNAMIC = True
+DTYPES = ("fp32", "fp16", "int8")
 OPSET = 18
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime")
 
-_TRACE_BATCH = 2  # dimensions of 1 would be taken for constants
 
+def export(conversion: Conversion, path: Path) -> None:
+    """Write one self-contained .onnx file, float32 at its inputs and outputs.
 
-def export(graph: ProxyGraph, size: Size, path: Path) -> None:
-    """Write one self-contained .onnx file that takes any batch and any size of at least 32."""
+    Raises:
+        ConversionError: torch.onnx lacks an operation of the graph.
+        MissingExtraError: a package of the converter is not installed.
+    """
     try:
         import onnx
         import onnxscript  # noqa: F401  (torch.onnx needs it)
         import onnxsim
+
+        from pgn_export import onnx_precision
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from None
-    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    program = torch.onnx.export(
-        graph,
-        kwargs=example(size, _TRACE_BATCH),
-        dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
-        input_names=list(INPUTS),
-        output_names=[OUTPUT],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model, valid = onnxsim.simplify(program.model_proto)
+    graph = conversion.graph
+    model, valid = onnxsim.simplify(_convert(graph))
     if not valid:
         raise RuntimeError("onnxsim changed the graph's outputs")
-    _name_dimensions(model)
+    model = onnx_precision.lower(model, conversion.dtype, graph.module)
+    _name_dimensions(model, graph.free_axes)
+    _describe(model, conversion.metadata)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _name_dimensions(model: Any) -> None:
+def _convert(graph: Graph) -> Any:
+    from onnxscript.rewriter import pattern, rewrite
+
+    try:
+        program = torch.onnx.export(
+            graph.program,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        lacking = re.search(r"target=torch\.ops\.([\w.]+)", str(error.__cause__))
+        if lacking is None:
+            raise
+        raise ConversionError(
+            f"onnx: no conversion for {lacking[1]}, used in "
+            f"{', '.join(_users(graph.program, lacking[1])) or 'the network'}. "
+            f"Replace it, or export to another target."
+        ) from error
+    assert program is not None
+    # torch.rsqrt comes as three operations. As a quotient it has one value fewer to round: small
+    # differences times large reciprocals are at the edges of float16.
+    rsqrt = pattern.RewriteRule(
+        lambda op, x, y: op.Mul(x, op.Reciprocal(op.Sqrt(y))),
+        lambda op, x, y: op.Div(x, op.Sqrt(y)),
+    )
+    return rewrite(program.model_proto, [rsqrt])
+
+
+def _users(program: ExportedProgram, operation: str) -> list[str]:
+    """The modules that use an operation, such as backbone.layer3, as traced or decomposed.
+
+    Its name alone counts: the exporter may have made prims.lgamma of aten.lgamma.
+    """
+    nodes = chain(program.graph.nodes, program.run_decompositions().graph.nodes)
+    same = (node for node in nodes if str(node.target).split(".")[1:2] == operation.split(".")[1:2])
+    stacks = [node.meta.get("nn_module_stack") for node in same if node.op == "call_function"]
+    paths = {list(stack.values())[-1][0] for stack in stacks if stack}
+    return sorted(path or "the outermost module" for path in paths)
+
+
+def _name_dimensions(model: Any, free_axes: dict[int, str]) -> None:
     """Say batch, height, width where the tracer wrote s48, s20, s80."""
     for value in (*model.graph.input, *model.graph.output):
-        for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+        for axis, name in free_axes.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     del model.graph.value_info[:]  # they hold the tracer's names
+
+
+def _describe(model: Any, metadata: dict[str, str]) -> None:
+    """Our metadata, sorted, in place of the tools' notes about their own work."""
+    import onnx
+
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    model.producer_name, model.producer_version = "pgn-edge", ""
+    model.doc_string = "Perceptual gradient network: pixels in [0, 1], RGB, (N, 3, H, W)."

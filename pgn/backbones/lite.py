@@ -74,11 +74,17 @@ class Lite(Backbone):
         return out
 
     def residual(self, generated: list[Tensor], target: list[Tensor]) -> Tensor:
-        """The transposed pass: features of both images -> u_generated - proxy (N, 3, H, W)."""
+        """The transposed pass: features -> u_generated - proxy (N, 3, H, W).
+
+        Args:
+            generated: `features` of the generated image, of every layer.
+            target: those of the target, of the compared layers only.
+        """
         gradient: Tensor | None = None
         for k in reversed(range(len(generated))):
             if k >= self.first_compared:
-                push = self._push(k - self.first_compared, generated[k] - target[k])
+                compared = k - self.first_compared
+                push = self._push(compared, generated[k] - target[compared])
                 gradient = push if gradient is None else gradient + push
             assert gradient is not None  # the last layer is always compared
             mask = torch.clamp(generated[k].detach() * MASK_SLOPE, max=1.0)
@@ -89,7 +95,20 @@ class Lite(Backbone):
         return gradient
 
     def predict(self, u_generated: Tensor, u_target: Tensor) -> Tensor:
-        return self.residual(self.features(u_generated), self.features(u_target))
+        target = self.features(u_target)[self.first_compared :]
+        return self.residual(self.features(u_generated), target)
+
+    def target_features(self, u_target: Tensor) -> list[Tensor]:
+        """All that the gradient needs of a target, (N, 3, H, W) -> compared layers: once a target.
+
+        `forward_cached(u_generated, target_features(u_target))` is `forward(u_generated, u_target)`.
+        """
+        return self.features(self._pad(u_target))[self.first_compared :]
+
+    def forward_cached(self, u_generated: Tensor, target: list[Tensor]) -> Tensor:
+        """`forward` with the target's features computed before."""
+        height, width = u_generated.shape[-2:]
+        return self.residual(self.features(self._pad(u_generated)), target)[..., :height, :width]
 
     def _push(self, k: int, difference: Tensor) -> Tensor:
         energy = difference * difference + (self.softness[k] ** 2 + SOFTNESS_FLOOR)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pgn import command
+from pgn.avatar.cli import avatar_command
 from pgn.distill import bank, recipes
 from pgn.distill.options import DistillOptions
+from pgn.distill.progress import progress, show_dry_run, show_settings
 from pgn.errors import PgnError
 
 if TYPE_CHECKING:  # lightning takes seconds to import: --help and wrong settings do not wait
@@ -20,8 +20,9 @@ if TYPE_CHECKING:  # lightning takes seconds to import: --help and wrong setting
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str, typer.Option(help=f"{', '.join(recipes.NAMES)}, or a TOML file.")
     ] = "lite-cpu",
@@ -56,23 +57,21 @@ def train(
 
     Several GPUs: --set devices=8; several nodes: --set nodes=2, started by torchrun on each.
     """
+    if context.invoked_subcommand:
+        return
     flags = {"teacher": teacher, "weights": weights, "backbone": backbone, "head": head}
     given = {key: value for key, value in {**flags, "images": images}.items() if value is not None}
     given |= dict(recipes.setting(text) for text in settings or [])
     options = _resolve(recipe, given, data, output, needed=not dry_run)
     if dry_run:
-        typer.echo(recipes.to_toml(options))
-        if data:
-            from pgn.distill.loop import seconds_per_step
-
-            seconds = seconds_per_step(options) * options.steps
-            command.stderr.print(f"about {timedelta(seconds=round(seconds))} on this machine")
-        else:
-            command.stderr.print("give --data for an estimate of the time")
+        show_dry_run(options, lambda: _seconds_per_step(options))
         return
     if not resume:
-        command.stderr.print(recipes.to_toml(options), highlight=False, markup=False)
+        show_settings(options)
     typer.echo(_train(options, resume))
+
+
+app.command("avatar")(avatar_command)
 
 
 def _resolve(
@@ -90,15 +89,14 @@ def _resolve(
 def _train(options: DistillOptions, resume: bool) -> Path:
     from pgn.distill.loop import distil
 
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=command.stderr) as progress:
-        task = progress.add_task("images", total=options.steps * options.world_batch)
-
-        def report(figures: Figures) -> None:
-            progress.update(task, completed=figures.images)
-            progress.console.print(_line(figures))
-
+    with progress(options, _line) as report:
         return distil(options, report, resume=resume)
+
+
+def _seconds_per_step(options: DistillOptions) -> float:
+    from pgn.distill.loop import seconds_per_step
+
+    return seconds_per_step(options)
 
 
 def _line(figures: Figures) -> str:

@@ -20,9 +20,9 @@ from pgn.distill.bank import Bank, Lesson
 from pgn.distill.observer import Observer
 from pgn.distill.optimise import Average, Optimiser, rate_factor
 from pgn.distill.options import DistillOptions
+from pgn.distill.run import refuse_divergence
 from pgn.distill.surrogates import RunningNormClip
 from pgn.distill.thin import initialise
-from pgn.errors import PgnError
 from pgn.images import denormalise
 from pgn.model import PGN, residual_from_gradient
 from pgn.teachers import PerceptualLoss, load_teacher
@@ -133,11 +133,7 @@ class Distiller:
         )
         residual = lesson.u_generated - proxy
         loss = self.meta_loss(residual, lesson, proxy)
-        if not torch.isfinite(loss):
-            raise PgnError(
-                f"training: the loss is {float(loss.detach())} at step {self.done}. Give a lower "
-                f"--set learning_rate=...; the run's state.pt holds the last good state."
-            )
+        refuse_divergence(loss, self.done)
         self.fabric.backward(loss)
         self.clip(self.net.parameters())
         progress = self.options.schedule, self.done, self.options.steps

@@ -1,114 +1,15 @@
-"""Recipes: small TOML files of `DistillOptions`, shipped with the package or written by a user."""
+"""The recipes of distillation: TOML files of `DistillOptions`."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
-from dataclasses import fields
 from importlib import resources
-from pathlib import Path
-from types import GenericAlias, UnionType
-from typing import Any, get_type_hints
 
 from pgn.distill.options import DistillOptions
-from pgn.errors import PgnError, unknown_name
-from pgn.files import first_line
+from pgn.distill.settings import Recipes, to_toml
 
-_FOLDER = resources.files("pgn.distill") / "recipes"
-_OF_A_RUN = ("data", "output")  # given on the command line
-_TYPES = {k: v for k, v in get_type_hints(DistillOptions).items() if k not in _OF_A_RUN}
-NAMES = tuple(sorted(p.name.removesuffix(".toml") for p in _FOLDER.iterdir()))
+_RECIPES = Recipes(DistillOptions, resources.files("pgn.distill") / "recipes")
+NAMES = _RECIPES.names
+read = _RECIPES.read
+setting = _RECIPES.setting
 
-
-def read(name_or_path: str) -> dict[str, Any]:
-    """The settings of a recipe, each with a known name and the right type.
-
-    Raises:
-        PgnError: no such recipe, no TOML, an unknown setting or a value of another type.
-    """
-    if name_or_path in NAMES:
-        text = (_FOLDER / f"{name_or_path}.toml").read_text(encoding="utf-8")
-    else:
-        text = _read_file(name_or_path)
-    try:
-        found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PgnError(f"recipe: {name_or_path} is no TOML file ({first_line(error)}).") from None
-    return {key: checked(key, value) for key, value in found.items()}
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """`key=value` of the command line; the value as in TOML, or bare text.
-
-    Raises:
-        PgnError: no `=`, an unknown setting or a value of another type.
-    """
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise PgnError(f"--set: got '{text}', expected key=value, as --set batch=24.")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    return key, checked(key, parsed)
-
-
-def checked(key: str, value: Any) -> Any:
-    """`value`, if the setting `key` exists and takes values of its type.
-
-    Raises:
-        PgnError: it does not.
-    """
-    if key not in _TYPES:
-        raise unknown_name("setting", key, tuple(_TYPES))
-    wanted = _TYPES[key]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not _fits(value, wanted):
-        name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
-        raise PgnError(f"{key}: got {value!r}, expected {name}.")
-    return value
-
-
-def to_toml(options: DistillOptions) -> str:
-    """The resolved settings, in the form of a recipe, one a line in the order of the fields."""
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
-    return "\n".join(
-        f"{key} = {_literal(value)}" for key, value in values.items() if value is not None
-    )
-
-
-def _read_file(name_or_path: str) -> str:
-    path = Path(name_or_path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        if path.suffix:
-            raise PgnError(f"recipe: no file {path}. Check the path.") from None
-        raise unknown_name("recipe", name_or_path, NAMES) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PgnError(f"recipe: {path} cannot be read ({first_line(error)}).") from None
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Is `value` of the type `wanted`: a class, a union, list[...] or dict[...] of these?"""
-    if isinstance(wanted, UnionType):
-        return any(_fits(value, kind) for kind in wanted.__args__)
-    if isinstance(wanted, GenericAlias):
-        *_, inner = wanted.__args__
-        items = value.values() if isinstance(value, dict) else value
-        return type(value) is wanted.__origin__ and all(_fits(item, inner) for item in items)
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_literal(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    if isinstance(value, (int, float)):
-        return str(value)
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+__all__ = ["NAMES", "read", "setting", "to_toml"]

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 
-from pgn.distill.distiller import Distiller
+from pgn.distill.options import RunOptions
 from pgn.errors import PgnError
 from pgn.files import atomic_path, first_line, read_torch
 
 
-def store(distiller: Distiller, fabric: Fabric, path: Path) -> None:
+class Learner(Protocol):
+    """What a run trains: all that must be kept for it to go on as if it had not been killed."""
+
+    done: int  # steps
+    seconds: float  # of training, over all runs
+
+    @property
+    def options(self) -> RunOptions: ...
+
+    @property
+    def fabric(self) -> Fabric: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What all processes share."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def own_state_dict(self) -> dict[str, Any]:
+        """What is this process's alone."""
+
+    def load_own_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def store(learner: Learner, path: Path) -> None:
     """Write the state of all processes; every process must call it."""
-    if distiller.bank and distiller.options.bank:
-        distiller.bank.flush()
-    own = distiller.own_state_dict()
+    fabric = learner.fabric
+    own = learner.own_state_dict()
     owned: list[Any] = [own]
     if fabric.world_size > 1:
         owned = [None] * fabric.world_size
         dist.all_gather_object(owned, own)
     if fabric.is_global_zero:
         state = {
-            "identity": distiller.options.identity(),
-            "shared": distiller.state_dict(),
+            "identity": learner.options.identity(),
+            "shared": learner.state_dict(),
             "owned": owned,
         }
         with atomic_path(path) as temporary:
@@ -34,8 +56,8 @@ def store(distiller: Distiller, fabric: Fabric, path: Path) -> None:
     fabric.barrier()
 
 
-def restore(distiller: Distiller, path: Path) -> None:
-    """Bring a distiller to the state in `path`.
+def restore(learner: Learner, path: Path) -> None:
+    """Bring a learner to the state in `path`.
 
     Raises:
         PgnError: it is damaged, or of a run with other options.
@@ -43,11 +65,11 @@ def restore(distiller: Distiller, path: Path) -> None:
     state = read_torch(path)
     try:
         before = dict(state["identity"])
-        wanted = distiller.options.identity()
+        wanted = learner.options.identity()
         changed = [key for key, value in wanted.items() if before.get(key) != value]
         if not changed:
-            distiller.load_state_dict(state["shared"])
-            distiller.load_own_state_dict(state["owned"][distiller.fabric.global_rank])
+            learner.load_state_dict(state["shared"])
+            learner.load_own_state_dict(state["owned"][learner.fabric.global_rank])
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise PgnError(
             f"--resume: {path} is damaged ({first_line(error)}). Begin again in another folder."

@@ -152,7 +152,7 @@ def _fit_gains(
     for k in range(len(strengths)):
         for j, strength in enumerate(student.strength):
             strength.copy_(strengths[j] if j == k else torch.zeros_like(strength))
-        parts.append(student.residual(generated, target).flatten())
+        parts.append(student.residual(generated, target[student.first_compared :]).flatten())
     columns = torch.stack(parts, dim=1)
     gains = torch.linalg.lstsq(columns.double(), wanted.double()[:, None]).solution.flatten()
     for strength, initial, gain in zip(student.strength, strengths, gains, strict=True):

@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,59 @@ from PIL import Image, ImageOps
 from pgn_runtime.errors import RuntimeInputError
 
 Pixels = NDArray[np.float32]
+MAX_BYTES = 2**31  # of a graph: ONNX's and TFLite's formats end there
+MAX_TEXT_BYTES = 2**24
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file; of a folder (.mlpackage), over the names and contents of all its files."""
+    """Hash of a file; of a folder (.mlpackage), over the names and hashes of all its files.
+
+    Raises:
+        RuntimeInputError: it is missing, no file (a pipe, a device), too large, or unreadable.
+    """
+    if not path.is_dir():
+        with _opened(path, MAX_BYTES) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    if path.is_file():
-        digest.update(path.read_bytes())
-    else:
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
+    for name in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
+        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(sha256(path / name)))
     return digest.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        RuntimeInputError: as `sha256`; it is no UTF-8.
+    """
+    with _opened(path, MAX_TEXT_BYTES) as file:
+        content = file.read()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RuntimeInputError(f"file: {path} is no UTF-8 text ({error}).") from None
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; not where one may not look, or the name is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _opened(path: Path, limit: int) -> BufferedReader:
+    """A file that lies on a disk, opened: reading a pipe could take for ever."""
+    try:
+        if not path.is_file():
+            raise RuntimeInputError(f"file: {path} is missing, or is no ordinary file.")
+        if (size := path.stat().st_size) > limit:
+            raise RuntimeInputError(
+                f"file: {path} has {size} bytes, expected at most {limit}. It is damaged."
+            )
+        return path.open("rb")
+    except OSError as error:
+        raise RuntimeInputError(f"file: {path} cannot be read ({error.strerror}).") from None
 
 
 def check_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -32,10 +32,11 @@ from pgn.images import centre_crop
 from pgn.model import closed_form
 from pgn.pages import embed_png, plot_lines, write_page
 from pgn.teachers import PerceptualLoss
-from pgn_export.parity import MIN_COSINE
+from pgn_export.parity import GATES
 from pgn_runtime import FitOptions
 
 SIZE = 256  # pixels
+NAME = f"pgn-lite-{SIZE}x{SIZE}-fp32-cached"  # of the artifacts
 BLUR = 4.0  # pixels, of the start
 OPTIONS = FitOptions()  # what python -m pgn_runtime does by default
 
@@ -68,7 +69,8 @@ def demo(
     to_pil(blur(target, BLUR)).save(output / "start.png")
 
     exports = output / "exports"
-    listing = _run("pgn_export.cli", "--target", "all", "-o", exports, "--size", SIZE)
+    words = ("--target", "all", "--size", SIZE, "--cached-target", "-o", exports)
+    listing = _run("pgn_export.cli", *words)
     typer.echo(listing)
     teacher = PerceptualLoss("vgg19")
     features = teacher.features(target[None])
@@ -81,8 +83,8 @@ def demo(
         return [float(teacher(image[None], features)) for image in images]
 
     runs = [
-        _fit("pgn-lite, ONNX Runtime", exports / "pgn-lite-dynamic-fp32.onnx", output, judge),
-        _fit("pgn-lite, LiteRT", exports / f"pgn-lite-{SIZE}x{SIZE}-fp32.tflite", output, judge),
+        _fit("pgn-lite, ONNX Runtime", exports / f"{NAME}.onnx", output, judge),
+        _fit("pgn-lite, LiteRT", exports / f"{NAME}.tflite", output, judge),
         _fit_in_torch("VGG-19, exact, in PyTorch", output, judge, exact),
         _fit_in_torch("MSE alone, in PyTorch", output, judge, torch.zeros_like),
     ]
@@ -154,13 +156,22 @@ def _show(output: Path, runs: list[Run], exports: Path) -> None:
                 {run.name: (run.steps, run.vgg19) for run in runs}, "step", "true VGG-19 loss"
             ),
             "runs": runs,
-            "artifacts": manifest["artifacts"],
+            "proofs": _proofs(manifest["artifacts"]),
             "options": OPTIONS,
             "version": pgn.__version__,
             "size": SIZE,
-            "gate": MIN_COSINE,
+            "gate": GATES["fp32"].min_cosine,
         },
     )
+
+
+def _proofs(artifacts: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
+    """File, runtime, and the cosine at every distance."""
+    rows: dict[tuple[str, str], list[float]] = {}
+    for name, entry in artifacts.items():
+        for figures in entry.get("parity", []):
+            rows.setdefault((name, figures["runtime"]), []).append(figures["cosine"])
+    return [(name, runtime, cosines) for (name, runtime), cosines in rows.items()]
 
 
 if __name__ == "__main__":

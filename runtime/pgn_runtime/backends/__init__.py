@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,20 +10,19 @@ from pathlib import Path
 from pgn_runtime.errors import RuntimeInputError
 from pgn_runtime.files import Pixels
 
-_BACKENDS = {".onnx": "onnxruntime", ".tflite": "litert"}  # by suffix of the artifact
+_BACKENDS = {".onnx": "onnxruntime", ".tflite": "litert", ".mlpackage": "coreml"}  # by suffix
 MAX_THREADS = 256
+
+Shape = tuple[int | None, ...]  # None for a free dimension
 
 
 @dataclass(frozen=True)
 class Session:
-    """A graph that is ready to run.
+    """A graph that is ready to run, from and to contiguous float32 arrays by name."""
 
-    `run(generated, target)` takes two contiguous float32 arrays (N, 3, H, W) and gives the
-    proxy; `shape` is the input's, with None for every free dimension.
-    """
-
-    run: Callable[[Pixels, Pixels], Pixels]
-    shape: tuple[int | None, ...]
+    run: Callable[[Mapping[str, Pixels]], dict[str, Pixels]]
+    inputs: dict[str, Shape]
+    outputs: tuple[str, ...]
     backend: str
 
 
@@ -37,7 +36,7 @@ def find(path: Path) -> str:
         raise RuntimeInputError(f"model: no file {path}. Make it with pgn-export.")
     if path.suffix not in _BACKENDS:
         raise RuntimeInputError(
-            f"model: got {path.name}, expected a name ending in {' or '.join(_BACKENDS)}."
+            f"model: got {path.name}, expected a name ending in {', '.join(_BACKENDS)}."
         )
     return _BACKENDS[path.suffix]
 

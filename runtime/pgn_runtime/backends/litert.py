@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pgn_runtime.backends import Session
+from pgn_runtime.backends import Session, Shape
 from pgn_runtime.errors import MissingBackendError, RuntimeInputError
 from pgn_runtime.files import Pixels
 
 
 def load(path: Path, threads: int) -> Session:
-    """Open a .tflite file with inputs `generated`, `target` and output `proxy`."""
+    """Open a .tflite file of one signature."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -21,9 +22,12 @@ def load(path: Path, threads: int) -> Session:
     except (ValueError, RuntimeError) as error:
         raise RuntimeInputError(f"model: LiteRT refuses {path} ({error}).") from None
 
-    def run(generated: Pixels, target: Pixels) -> Pixels:
-        proxy: Pixels = runner(generated=generated, target=target)["proxy"]
-        return proxy
+    def run(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+        outputs: dict[str, Pixels] = runner(**inputs)
+        return outputs
 
-    shape = runner.get_input_details()["generated"]["shape"]
-    return Session(run, tuple(int(side) for side in shape), "litert")
+    details = runner.get_input_details()
+    shapes: dict[str, Shape] = {
+        name: tuple(int(side) for side in entry["shape"]) for name, entry in details.items()
+    }
+    return Session(run, shapes, tuple(runner.get_output_details()), "litert")

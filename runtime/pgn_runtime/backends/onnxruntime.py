@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pgn_runtime.backends import Session
@@ -10,7 +11,7 @@ from pgn_runtime.files import Pixels
 
 
 def load(path: Path, threads: int) -> Session:
-    """Open an .onnx file with inputs `generated`, `target` and output `proxy`."""
+    """Open an .onnx file."""
     try:
         import onnxruntime
     except ImportError:
@@ -23,11 +24,13 @@ def load(path: Path, threads: int) -> Session:
         )
     except Exception as error:  # its exceptions share no base class of their own
         raise RuntimeInputError(f"model: ONNX Runtime refuses {path} ({error}).") from None
+    outputs = tuple(output.name for output in session.get_outputs())
 
-    def run(generated: Pixels, target: Pixels) -> Pixels:
-        outputs = session.run(["proxy"], {"generated": generated, "target": target})
-        proxy: Pixels = outputs[0]
-        return proxy
+    def run(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+        return dict(zip(outputs, session.run(outputs, dict(inputs)), strict=True))
 
-    shape = session.get_inputs()[0].shape
-    return Session(run, tuple(s if isinstance(s, int) else None for s in shape), "onnxruntime")
+    shapes = {
+        value.name: tuple(side if isinstance(side, int) else None for side in value.shape)
+        for value in session.get_inputs()
+    }
+    return Session(run, shapes, outputs, "onnxruntime")

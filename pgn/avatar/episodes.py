@@ -1,0 +1,161 @@
+"""Episodes of meta-training: persons, K frames that show who each is, and one frame to draw.
+
+Reference: Zakharov et al., arXiv 1905.08233, section 3.2. Every source is drawn as often, however
+many persons it has. A step of the stream depends on its number alone, so a killed run resumes bit
+for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pgn.avatar.landmarks import draw
+from pgn.avatar.options import SYNTHETIC, AvatarOptions
+from pgn.avatar.people import People, Person, Reader, few_shot, split
+from pgn.avatar.readers import read_people
+from pgn.avatar.rendered import rendered_people
+from pgn.distill.data import Stream
+from pgn.errors import PgnError, unknown_name
+
+
+class Episode(NamedTuple):
+    """One step's persons; the last of the K + 1 frames of each is to be drawn."""
+
+    persons: Tensor  # int64 (B,), in the order of the sources' training persons
+    images: Tensor  # uint8 (B, K + 1, 3, S, S)
+    conditions: Tensor  # float32 (B, K + 1, 3, S, S), drawn landmarks
+    skipped: list[str]  # what could not be read on the way, each with the reason
+
+
+class Cast(NamedTuple):
+    """The people of all sources."""
+
+    training: list[People]  # of each source
+    held_out: list[People]  # of each source that has some
+
+    @property
+    def persons(self) -> int:
+        """How many are trained on."""
+        return sum(map(len, self.training))
+
+
+def read_cast(options: AvatarOptions, rendered: Path) -> Cast:
+    """The people of the options' sources.
+
+    Args:
+        options: sources, and names to hold out.
+        rendered: where the synthetic people lie.
+
+    Raises:
+        PgnError: no such source, or a name to hold out that none has.
+    """
+    everybody = [
+        rendered_people(rendered) if source == SYNTHETIC else read_people(source, options.size)
+        for source in options.sources
+    ]
+    everybody = [_with_frames(people, options.shots + 1) for people in everybody]
+    known = {name for people in everybody for name in people.names}
+    for name in sorted(set(options.holdout) - known):
+        raise unknown_name("holdout", name, sorted(known))
+    cast = Cast([], [])
+    for people in everybody:
+        names = [name for name in people.names if name in options.holdout]
+        training, held_out = split(people, names) if names else (people, None)
+        cast.training.append(training)
+        if held_out:
+            cast.held_out.append(held_out)
+    return cast
+
+
+def episodes(
+    sources: Sequence[People], shots: int, stream: Stream, workers: int
+) -> Iterator[Episode]:
+    """Episodes for ever: step `stream.start` and all that follow.
+
+    Args:
+        sources: people to train on.
+        shots: K.
+        stream: whose steps; its batch counts persons.
+        workers: processes that read and draw; 0 does it in this one.
+
+    Raises:
+        PgnError: later: many persons in a row who cannot be read.
+    """
+    # its own generator: a loader draws a seed, and a resumed run must not draw once more
+    loader = DataLoader(
+        _Episodes(sources, shots, stream),
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    return _raise_errors(loader)
+
+
+class _Episodes(IterableDataset[Episode | PgnError]):
+    """Every n-th step, for one of n workers (torch gives each a single OpenMP thread)."""
+
+    def __init__(self, sources: Sequence[People], shots: int, stream: Stream) -> None:
+        self.sources = sources
+        self.firsts = list(accumulate((len(people) for people in sources), initial=0))
+        self.shots = shots
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Episode | PgnError]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            for step in count(self.stream.start + worker, workers):
+                yield self._episode(step)
+        except PgnError as error:  # raised in a worker, it would get a traceback as its message
+            yield error
+
+    def _episode(self, step: int) -> Episode:
+        stream = self.stream
+        sequence = np.random.SeedSequence((*b"episode", stream.seed, stream.rank, step))
+        seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)  # torch takes 63 bits
+        generator = torch.Generator().manual_seed(seed)
+        before = [len(people.skipped) for people in self.sources]
+        persons, images, landmarks = [], [], []
+        for _ in range(stream.batch):
+            source = int(torch.randint(len(self.sources), (), generator=generator))
+            index, person = self.sources[source].draw(generator)
+            frames = few_shot(person, generator, self.shots + 1)
+            persons.append(self.firsts[source] + index)
+            images.append(person.images[frames])
+            landmarks.append(person.landmarks[frames])
+        size = images[0].shape[-1]
+        drawn = draw(torch.cat(landmarks), size).view(stream.batch, -1, 3, size, size)
+        together = zip(self.sources, before, strict=True)
+        skipped = [name for people, known in together for name in people.skipped[known:]]
+        return Episode(torch.tensor(persons), torch.stack(images), drawn, skipped)
+
+
+def _raise_errors(episodes: Iterable[Episode | PgnError]) -> Iterator[Episode]:
+    for episode in episodes:
+        if isinstance(episode, PgnError):
+            raise episode
+        yield episode
+
+
+def _with_frames(people: People, count: int) -> People:
+    """The same people; those with fewer than `count` frames cannot be read."""
+    return People({name: partial(_enough, read, count) for name, read in people.readers.items()})
+
+
+def _enough(read: Reader, count: int) -> Person:
+    person = read()
+    if len(person.images) < count:
+        raise PgnError(
+            f"got {len(person.images)} frames, expected {count}: shots, and one to draw. Give more "
+            f"photos, or --set shots=N with a smaller N."
+        )
+    return person
