@@ -176,7 +176,10 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("avatar-dmo", "Did you mean 'avatar-demo'"), ("gone.safetensors", "no file gone.safetensors")],
+    [
+        ("avatar-dmo", "Did you mean 'avatar-demo'"),
+        ("gone.safetensors", "no file gone.safetensors"),
+    ],
 )
 def test_unknown_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(PgnError, match=message):

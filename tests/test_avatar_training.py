@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,7 +26,7 @@ import pgn
 from pgn import PgnError
 from pgn.avatar import loop
 from pgn.avatar.checkpoint import load
-from pgn.avatar.episodes import Episode, episodes, read_cast
+from pgn.avatar.episodes import Episode, _with_frames, episodes, read_cast
 from pgn.avatar.landmarks import POINTS, draw
 from pgn.avatar.loop import Run, meta_train
 from pgn.avatar.meta import MetaLearner, Pair
@@ -61,7 +64,7 @@ def options(tmp_path: Path) -> AvatarOptions:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three persons of four frames: ann, bob and cy."""
-    for seed, name in enumerate(("ann", "bob", "cy")):
+    for seed, name in enumerate(("ann", "bob", "cy"), start=10):
         person = rendered_person(seed, 4, 32)
         place = tmp_path / "people" / name
         place.mkdir(parents=True)
@@ -131,13 +134,13 @@ def test_frames_that_show_a_person_are_others_than_the_one_to_draw() -> None:
     sources = [marked_people(3, 5), marked_people(2, 5, first=3)]
     counts = torch.zeros(5)
     stream = episodes(sources, 3, Stream(0, 4), workers=0)
-    for _, step in zip(range(50), stream, strict=False):
+    for _, step in zip(range(25), stream, strict=False):
         values = step.images[:, :, 0, 0, 0].long()  # (B, K + 1)
         assert (values // 16 == step.persons[:, None]).all()
         assert all(len(set(row.tolist())) == 4 for row in values)
         counts += torch.bincount(step.persons, minlength=5)
     assert 0.35 < counts[:3].sum() / counts.sum() < 0.65  # sources are drawn as often
-    assert counts.min() > 10
+    assert counts.min() > 5
 
 
 def test_conditions_are_the_drawn_landmarks_of_their_frames() -> None:
@@ -189,8 +192,6 @@ def test_persons_with_too_few_frames_are_skipped_and_named(options: AvatarOption
     few = marked_people(1, 2)
     many = marked_people(1, 4, first=1)
     people = People({**few.readers, **many.readers})
-    from pgn.avatar.episodes import _with_frames
-
     stream = episodes([_with_frames(people, 3)], 2, Stream(0, 4), workers=0)
     names: list[str] = []
     for _, step in zip(range(8), stream, strict=False):
@@ -236,14 +237,13 @@ def test_the_gradient_of_a_step_is_autograds(
     pair, _ = drawn(meta, shown)
     teacher = load_teacher("ncc")
     mse = (normalise(pair.generated) - normalise(pair.target)).square().mean((1, 2, 3))
-    (3.0 * (teacher(pair.generated, pair.target) + 0.7 * mse)).mean().backward()
+    (3.0 * (teacher(pair.generated, pair.target) + 0.7 * mse)).mean().backward()  # type: ignore[no-untyped-call]
     wanted = gradients(meta)
     assert found.keys() == wanted.keys() and len(found) == len(list(meta.avatar.parameters()))
     for name in wanted:
         assert_close(found[name], wanted[name], 1e-3)
-    assert losses == pytest.approx(
-        {"mse": float((pair.generated - pair.target).square().mean())}, rel=1e-4
-    )
+    mse = (pair.generated.detach() - pair.target).square().mean()
+    assert losses == pytest.approx({"mse": float(mse)}, rel=1e-4)
 
 
 def test_a_pgns_gradient_is_a_mean_over_the_batch(options: AvatarOptions) -> None:
@@ -292,9 +292,9 @@ def test_all_objectives_together_are_their_weighted_sum(
         {
             "mse": losses["mse"],
             "discriminator": 1.5,
-            "adversarial": -float(scores.mean()),
-            "matching": float(matching),
-            "embedding": float(embedding),
+            "adversarial": -float(scores.detach().mean()),
+            "matching": float(matching.detach()),
+            "embedding": float(embedding.detach()),
         },
         rel=1e-4,
     )
@@ -302,7 +302,7 @@ def test_all_objectives_together_are_their_weighted_sum(
 
 @pytest.mark.parametrize("game", [name for name in GAMES if name != "none"])
 def test_the_discriminator_learns_and_moves_nothing_else(game: str, options: AvatarOptions) -> None:
-    chosen = replace(options, adversarial=game, batch=4, discriminator_rate=1e-3)
+    chosen = replace(options, adversarial=game)
     meta = learner(chosen)
     assert meta.opponent is not None
     before = parameters_to_vector(meta.avatar.parameters()).clone()
@@ -313,9 +313,7 @@ def test_the_discriminator_learns_and_moves_nothing_else(game: str, options: Ava
     assert torch.equal(parameters_to_vector(meta.avatar.parameters()), before)
 
 
-def test_only_wgan_gp_is_penalised(
-    options: AvatarOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_wgan_gp_is_penalised(options: AvatarOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def penalty(critic: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor) -> Tensor:
@@ -341,11 +339,12 @@ def test_without_a_game_no_discriminator_is_built(
 
 
 def test_an_avatar_learns(options: AvatarOptions) -> None:
-    meta = learner(replace(options, images=200, learning_rate=3e-3, mse_weight=4.0))
-    shown = episode(options)
+    chosen = replace(options, images=600, shots=1, learning_rate=1e-2, mse_weight=4.0)
+    meta = learner(chosen)
+    shown = episode(chosen)
     flat = shown._replace(images=torch.full_like(shown.images, 40))
-    losses = [meta.step(flat)["mse"] for _ in range(60)]
-    assert losses[-1] < 0.1 * losses[0], (losses[0], losses[-1])
+    losses = [meta.step(flat)["mse"] for _ in range(30)]
+    assert losses[-1] < 0.3 * losses[0], losses
 
 
 def test_a_diverged_training_is_told(options: AvatarOptions) -> None:
@@ -400,6 +399,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_resumes_bit_for_bit(
     kind: str, options: AvatarOptions, monkeypatch: pytest.MonkeyPatch
@@ -428,6 +428,42 @@ def test_a_killed_run_resumes_bit_for_bit(
         meta_train(killed)
 
 
+PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from torch.nn.utils import parameters_to_vector
+from pgn.avatar import loop
+from pgn.avatar.options import AvatarOptions
+
+options = AvatarOptions(
+    "synthetic", Path(sys.argv[1]), images=12, batch=2, shots=1, identities=3, poses=3, size=32,
+    widths=[8, 16], blocks=1, perceptual="ncc", adversarial="hinge", precision="fp32", workers=0,
+    devices=2,
+)
+fabric = loop.start_fabric(options)
+run = loop.Run(options, fabric)
+first, second = fabric.all_gather(next(run.steps())["mse"])
+assert first != second, "the processes see the same"
+for _ in run.steps():
+    pass
+for net in (run.meta.avatar, run.meta.opponent.net):
+    first, second = fabric.all_gather(parameters_to_vector(net.parameters()).detach())
+    assert torch.equal(first, second), "the networks of the processes differ"
+assert run.meta.done == 3 and run.images == 12
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stay_synchronised(tmp_path: Path) -> None:
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, str(script), str(tmp_path / "run")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 # --- settings
 
 
@@ -437,6 +473,7 @@ def test_a_killed_run_resumes_bit_for_bit(
         ({"adversarial": "hing"}, "Did you mean 'hinge'"),
         ({"shots": 0}, "shots: got 0"),
         ({"poses": 2}, "poses: got 2, expected more than shots, 2"),
+        ({"data": "synthetic,"}, "data: got synthetic,"),
         ({"identities": 0}, "identities: got 0"),
         ({"size": 16}, "size: got 16, expected 32"),
         ({"size": 33}, "multiple of 2"),

@@ -6,9 +6,10 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
+from types import SimpleNamespace as Plain
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,7 @@ def worst_cosine(net: PGN, run: Any) -> float:
 
 @pytest.mark.slow
 def test_the_saved_package_gives_the_gradient(package: Path) -> None:
-    net = pgn.load("pgn-lite")
-    assert worst_cosine(net, mil.load(package).run) >= LIMITS[package.stem]
+    assert worst_cosine(pgn.load("pgn-lite"), mil.load(package).run) >= LIMITS[package.stem]
 
 
 def blocks(package: Path) -> list[Any]:
@@ -82,14 +82,11 @@ def blocks(package: Path) -> list[Any]:
     return list(block.operations)
 
 
-def output_types(package: Path, operation: str) -> list[int]:
-    found = [op for op in blocks(package) if op.type == operation]
-    return [op.outputs[0].type.tensorType.dataType for op in found]
-
-
 @pytest.mark.slow
 def test_stored_types_are_those_asked_for(package: Path) -> None:
-    convolutions = output_types(package, "conv")
+    convolutions = [
+        op.outputs[0].type.tensorType.dataType for op in blocks(package) if op.type == "conv"
+    ]
     half = 0 if package.stem == "fp32" else 19  # of 27, all but the first four of either image
     assert (convolutions.count(FLOAT16), convolutions.count(FLOAT32)) == (half, 27 - half)
     quantised = [op for op in blocks(package) if op.type == "constexpr_affine_dequantize"]
@@ -99,6 +96,8 @@ def test_stored_types_are_those_asked_for(package: Path) -> None:
     assert last.outputs[0].type.tensorType.dataType == FLOAT32
     assert last.type != "cast", "the last subtraction was rounded"
     program = mil.load(package)
+    bounded = 0 if package.stem == "fp32" else 7  # the differences' ratios, beside 9 masks
+    assert program.operations()["clip"] == 9 + bounded
     described = {**program.inputs, **program.outputs}
     assert list(described) == ["generated", "target", "proxy"]
     assert {str(np.dtype(value.dtype)) for value in described.values()} == {"float32"}
@@ -154,10 +153,8 @@ def test_another_process_writes_the_same_bytes(package: Path, tmp_path: Path) ->
 def test_cached_features_fit_the_graph_that_takes_them(tmp_path: Path) -> None:
     net = pgn.load("pgn-nano")
     inputs = example(SIZE)
-    features = graph_of(TargetFeatures(net), {"target": inputs["target"]}, "int8")
-    cached = graph_of(
-        CachedProxy(net), {"generated": inputs["generated"], **features.graph.outputs}, "int8"
-    )
+    features = graph_of(TargetFeatures(net), {"target": inputs.pop("target")}, "int8")
+    cached = graph_of(CachedProxy(net), {**inputs, **features.graph.outputs}, "int8")
     runs = []
     for name, conversion in (("features", features), ("cached", cached)):
         coreml.export(conversion, tmp_path / f"{name}.mlpackage")
@@ -179,17 +176,10 @@ def test_the_papers_networks_convert_to_int8(backbone: str, tmp_path: Path) -> N
     assert worst_cosine(net, mil.load(tmp_path / "x.mlpackage").run) >= LIMITS["int8"]
 
 
-class Strange(nn.Module):
-    """An operation of which Core ML has no form."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bessel: Tensor = torch.special.i0(x)
-        return bessel
-
-
-class Odd(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.erfinv(x)
+class Layer(nn.Module):
+    def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = operation
 
 
 class Around(nn.Module):
@@ -201,11 +191,14 @@ class Around(nn.Module):
         return {"proxy": self.layer(generated) * 2.0}
 
 
-@pytest.mark.parametrize(("layer", "name"), [(Strange(), "special_i0"), (Odd(), "erfinv")])
+@pytest.mark.parametrize(  # coremltools has other words for each
+    ("operation", "name"), [(torch.special.i0, "special_i0"), (torch.erfinv, "erfinv")]
+)
 def test_a_missing_conversion_is_named_with_its_module(
-    layer: nn.Module, name: str, tmp_path: Path
+    operation: Callable[[Tensor], Tensor], name: str, tmp_path: Path
 ) -> None:
-    conversion = graph_of(Around(layer), {"generated": torch.rand(1, 3, 4, 4)}, "fp32")
+    around = Around(Layer(operation))
+    conversion = graph_of(around, {"generated": torch.rand(1, 3, 4, 4)}, "fp32")
     with pytest.raises(ConversionError, match=rf"aten\.{name}, used in layer\. Replace"):
         coreml.export(conversion, tmp_path / "x.mlpackage")
     assert list(tmp_path.iterdir()) == []
@@ -248,10 +241,9 @@ def test_bounded_ratios_are_the_same_function_without_the_range_of_squares() -> 
 
 def test_core_ml_needs_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    path = tmp_path / "x.mlpackage"
-    path.mkdir()
+    (tmp_path / "x.mlpackage").mkdir()
     with pytest.raises(RuntimeInputError, match=r"needs a Mac.*\.onnx or \.tflite"):
-        backends.load(path, 1)
+        backends.load(tmp_path / "x.mlpackage", 1)
 
 
 class FakeModel:
@@ -266,15 +258,10 @@ class FakeModel:
             raise Exception("not compiled")
         return self.path
 
-    def get_spec(self) -> SimpleNamespace:
-        array = SimpleNamespace(shape=[1, 3, 32, 32])
-        inputs = [
-            SimpleNamespace(name=name, type=SimpleNamespace(multiArrayType=array))
-            for name in ("generated", "target")
-        ]
-        return SimpleNamespace(
-            description=SimpleNamespace(input=inputs, output=[SimpleNamespace(name="proxy")])
-        )
+    def get_spec(self) -> Plain:
+        kind = Plain(multiArrayType=Plain(shape=[1, 3, 32, 32]))
+        inputs = [Plain(name=name, type=kind) for name in ("generated", "target")]
+        return Plain(description=Plain(input=inputs, output=[Plain(name="proxy")]))
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[np.float64]]:
         return {"proxy": (inputs["generated"] - 2.0 * inputs["target"]).astype(np.float64)}
@@ -284,8 +271,8 @@ class FakeModel:
 def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Mac with coremltools, as far as the backend can see."""
     fake: Any = ModuleType("coremltools")
-    fake.models = SimpleNamespace(MLModel=FakeModel)
-    fake.ComputeUnit = SimpleNamespace(CPU_AND_NE="CPU_AND_NE")
+    fake.models = Plain(MLModel=FakeModel)
+    fake.ComputeUnit = Plain(CPU_AND_NE="CPU_AND_NE")
     monkeypatch.setitem(sys.modules, "coremltools", fake)
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
 

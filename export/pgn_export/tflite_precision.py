@@ -73,15 +73,10 @@ def lower(model: Any, dtype: str) -> Any:
 
 
 def _largest_kept(layers: list[Layer]) -> int:
-    """Count of weights up to which layers before the difference keep float32."""
-    sizes = {layer.buffer: layer.size for layer in layers if not layer.behind_difference}
-    kept, total = 0, 0
-    for size in sorted(sizes.values()):
-        total += size
-        if total > FLOAT32_SHARE * sum(sizes.values()):
-            break
-        kept = size
-    return kept
+    """Count of weights up to which all layers before the difference keep float32, 0 for none."""
+    sizes = {layer.buffer: layer.size for layer in layers if not layer.behind_difference}.values()
+    share = {size: sum(s for s in sizes if s <= size) / sum(sizes) for size in sizes}
+    return max((size for size in sizes if share[size] <= FLOAT32_SHARE), default=0)
 
 
 def _layers(model: Any) -> list[Layer]:

@@ -16,7 +16,7 @@ from pgn.files import first_line
 from pgn.tensor_file import Kind, check_counts, fill
 
 BUNDLED = ("avatar-demo",)
-_KIND = Kind("pgn_avatar", BUNDLED, ".safetensors", "pgn.avatar.save or pgn-train avatar")
+_KIND = Kind("pgn_avatar", BUNDLED, ".safetensors", "pgn-train avatar")
 _GENERATOR_KEYS = {field.name for field in fields(GeneratorConfig)}
 
 

@@ -56,13 +56,16 @@ def read_cast(options: AvatarOptions, rendered: Path) -> Cast:
         rendered: where the synthetic people lie.
 
     Raises:
-        PgnError: no such source, or a name to hold out that none has.
+        PgnError: no such source, one in which nobody can be read, or a name to hold out that
+            none has.
     """
     everybody = [
         rendered_people(rendered) if source == SYNTHETIC else read_people(source, options.size)
         for source in options.sources
     ]
     everybody = [_with_frames(people, options.shots + 1) for people in everybody]
+    for people in everybody:
+        people.draw(torch.Generator())  # a source without people is told before work begins
     known = {name for people in everybody for name in people.names}
     for name in sorted(set(options.holdout) - known):
         raise unknown_name("holdout", name, sorted(known))

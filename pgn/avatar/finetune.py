@@ -78,12 +78,12 @@ def fine_tune(
         PgnError: photos and conditions that are no pairs, and what the guidance raises.
         DivergedError: the images hold NaN; the generator is of no use then.
     """
-    _check_photos(conditions, photos)
     names = trainable(generator, options.trainable)
     parameters = [generator.get_parameter(name).requires_grad_() for name in names]
+    _check_photos(conditions, photos, parameters[0].dtype)
     optimiser = torch.optim.Adam(parameters, lr=options.learning_rate)
     size = options.microbatch or len(photos)
-    batches = list(zip(conditions.split(size), photos.split(size), strict=True))
+    batches = list(zip(torch.split(conditions, size), torch.split(photos, size), strict=True))
     report = FineTuneReport()
     for step in range(1, options.steps + 1):
         start = time.perf_counter()
@@ -129,17 +129,17 @@ def _accumulate(
     return total / photo_count, seconds
 
 
-def _check_photos(conditions: Tensor, photos: Tensor) -> None:
+def _check_photos(conditions: Tensor, photos: Tensor, dtype: torch.dtype) -> None:
     shape = tuple(photos.shape)
     if len(shape) != 4 or shape[0] == 0 or shape[1] != 3 or conditions.shape != photos.shape:
         raise PgnError(
-            f"photos: got shape {shape} and conditions of shape {tuple(conditions.shape)}, expected "
-            f"(K, 3, H, W) of both, K at least 1. Draw the landmarks of every photo with "
+            f"photos: got shape {shape} and conditions of shape {tuple(conditions.shape)}, "
+            f"expected (K, 3, H, W) of both, K at least 1. Draw the landmarks of every photo with "
             f"pgn.avatar.landmarks.draw."
         )
     for name, images in (("photos", photos), ("conditions", conditions)):
-        if images.dtype != torch.float32:
+        if images.dtype != dtype:
             raise PgnError(
-                f"{name}: got {images.dtype}, expected torch.float32 in [0, 1]. Divide 8-bit "
-                f"pixels by 255."
+                f"{name}: got {images.dtype}, expected {dtype}, that of the generator, in [0, 1]. "
+                f"Divide 8-bit pixels by 255."
             )

@@ -56,6 +56,7 @@ class Run(runs.Run[Losses, Figures]):
         self.meta = MetaLearner(options, fabric, self.cast.persons)
         super().__init__(self.meta, REPORT_EVERY)
         self.sheet = Sheet(self.cast, options.shots, options.size)
+        self.name_skipped([name for people in self.cast.training for name in people.skipped])
 
     def begin(self) -> None:
         """Nothing: networks begin with random weights."""
@@ -130,5 +131,6 @@ def meta_train(
 def seconds_per_step(options: AvatarOptions) -> float:
     """Median time of a few steps with `options`; nothing stays on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = replace(options, output=Path(folder), identities=options.batch, workers=0)
+        few = replace(options, identities=2, poses=options.shots + 1, holdout=[])
+        trial = replace(few, output=Path(folder), workers=0)
         return median_seconds(Run(trial, start_fabric(trial)))

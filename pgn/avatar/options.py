@@ -43,6 +43,7 @@ class AvatarOptions(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require("data", not self.data or all(self.sources), "sources between the commas")
         self._one_of("adversarial", GAMES)
         self._require("shots", self.shots >= 1, "1 or more")
         self._require("identities", self.identities >= 1, "1 or more")

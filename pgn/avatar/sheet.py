@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from pgn.avatar.episodes import Cast
 from pgn.avatar.landmarks import draw
 from pgn.avatar.model import Avatar
-from pgn.avatar.people import People, Person
+from pgn.avatar.people import Person
 from pgn.avatar.rendered import HELD_OUT, rendered_person
 from pgn.degrade import to_pil
 from pgn.files import atomic_path
@@ -24,15 +23,17 @@ DRAWN = 2  # frames of each
 class Sheet:
     """Rows of persons, those trained on first; a white bar; those held out, synthetic ones first.
 
-    A row shows, for each of DRAWN frames, its landmarks, the truth, and what the avatar draws.
+    A row shows, for each of a person's last DRAWN frames, its landmarks, the truth, and what the
+    avatar draws of whom it has seen in the first frames.
     """
 
     def __init__(self, cast: Cast, shots: int, size: int) -> None:
         self.shots = shots
-        frames = shots + DRAWN
-        strangers = [rendered_person(HELD_OUT + k, frames, size) for k in range(PERSONS)]
-        self.trained = _enough(cast.training, frames)
-        self.held_out = [*strangers, *_enough(cast.held_out, frames)]
+        seeds = range(HELD_OUT, HELD_OUT + PERSONS)
+        strangers = [rendered_person(seed, shots + DRAWN, size) for seed in seeds]
+        self.trained = [person for people in cast.training for person in islice(people, PERSONS)]
+        held_out = [person for people in cast.held_out for person in islice(people, PERSONS)]
+        self.held_out = [*strangers, *held_out]
 
     def write(self, avatar: Avatar, path: Path) -> None:
         """Draw everybody and write a PNG, by rename."""
@@ -54,12 +55,3 @@ class Sheet:
         drawn = shown(conditions[-DRAWN:])
         cells = torch.stack([conditions[-DRAWN:], images[-DRAWN:], drawn], dim=1).flatten(0, 1)
         return torch.cat(list(cells.cpu()), dim=2)
-
-
-def _enough(sources: Iterable[People], frames: int) -> list[Person]:
-    """PERSONS of each source, with frames enough; none where a source has none."""
-    return [
-        person
-        for people in sources
-        for person in islice((p for p in people if len(p.images) >= frames), PERSONS)
-    ]

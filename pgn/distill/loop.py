@@ -24,6 +24,8 @@ from pgn.distill.options import DistillOptions
 from pgn.distill.run import TRIAL_STEPS, check_output, execute, median_seconds, start_fabric
 from pgn.images import denormalise
 
+__all__ = ["Figures", "Report", "Run", "distil", "seconds_per_step", "start_fabric"]
+
 REPORT_EVERY = 40  # steps
 INITIAL_PIXELS = 96 * 96 * 96  # from which the network is prepared: 96 crops of 96x96
 BANK_NAME = "bank"

@@ -7,6 +7,7 @@ import typer
 from pgn import command
 from pgn.evaluate.alignment_cli import alignment_command
 from pgn.evaluate.dip_cli import dip_command
+from pgn.evaluate.heads_cli import heads_command
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -18,6 +19,7 @@ def evaluate() -> None:
 
 app.command("alignment")(alignment_command)
 app.command("dip")(dip_command)
+app.command("heads")(heads_command)
 
 
 def main() -> None:

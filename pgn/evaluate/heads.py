@@ -8,7 +8,7 @@ steps of Adam); Zakharov et al., arXiv 1905.08233.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,8 +87,15 @@ def seat(person: Person, frames: int) -> Sitter:
         split: Frames(conditions[start::2].contiguous(), photos[start::2].contiguous())
         for start, split in enumerate(SPLITS)
     }
-    data = images.contiguous().numpy().tobytes() + landmarks.contiguous().numpy().tobytes()
-    return Sitter(person.name, splits, hashlib.sha256(data).hexdigest())
+    return Sitter(person.name, splits, fingerprint([images, landmarks]))
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of their values, one after the other."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def baselines(teacher: PerceptualLoss, mse_weight: float) -> list[Run]:

@@ -9,11 +9,12 @@ from typing import Any
 from PIL import Image
 
 import pgn
+from pgn.evaluate.dip import DIVERGENCE
 from pgn.evaluate.dip_page import number
 from pgn.evaluate.dip_summary import FIGURES, interval_text, percent
 from pgn.evaluate.heads import BEFORE, EXACT, MSE, SPLITS, TRAIN, Sitter
 from pgn.evaluate.heads_results import TRUTHS, Results
-from pgn.evaluate.heads_summary import DIVERGENCE, Interval, Records, Row, has_diverged
+from pgn.evaluate.heads_summary import Interval, Records, Row, has_diverged
 from pgn.pages import embed_png, write_page
 
 SHOWN = 2  # frames of each split
@@ -40,12 +41,11 @@ def write_heads_page(
             "sitters": [
                 {
                     "name": sitter.name,
-                    "columns": [_cells(results, sitter, name) for name in (*TRUTHS, *records)],
+                    "pictures": _pictures(results, sitter, [*TRUTHS, *records]),
                     "fits": [_fit(row, records, index) for row in rows],
                 }
                 for index, sitter in enumerate(sitters)
             ],
-            "rows": [split for split in SPLITS for _ in range(_shown(sitters[0]))],
             "version": pgn.__version__,
         },
     )
@@ -83,16 +83,21 @@ def _beyond(name: str, interval: Interval | None) -> str:
     return f"{low} to {high}"
 
 
-def _shown(sitter: Sitter) -> int:
-    return min(SHOWN, len(sitter.splits[TRAIN].photos))
+def _pictures(
+    results: Results, sitter: Sitter, names: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Rows of the person's table: the split, and one frame of it from every picture in `names`."""
+    shown = min(SHOWN, len(sitter.splits[TRAIN].photos))
+    columns = [_cells(results.picture(sitter, name), shown) for name in names]
+    splits = [split for split in SPLITS for _ in range(shown)]
+    return list(zip(splits, zip(*columns, strict=True), strict=True))
 
 
-def _cells(results: Results, sitter: Sitter, name: str) -> list[str]:
-    """The first frames of each split as addresses for a page."""
-    with Image.open(results.picture(sitter, name)) as column:
+def _cells(picture: Path, shown: int) -> list[str]:
+    """The first `shown` frames of each split, as addresses for a page."""
+    with Image.open(picture) as column:
         side = column.width
-        half = column.height // 2
-        tops = [start + side * k for start in (0, half) for k in range(_shown(sitter))]
+        tops = [half + side * k for half in (0, column.height // 2) for k in range(shown)]
         return [embed_png(column.crop((0, top, side, top + side))) for top in tops]
 
 

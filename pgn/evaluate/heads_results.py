@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pgn.degrade import to_pil
 from pgn.errors import PgnError
-from pgn.evaluate.heads import SPLITS, Drawn, Fit, Run, Sitter
+from pgn.evaluate.heads import EXACT, MSE, SPLITS, Drawn, Fit, Run, Sitter
 from pgn.evaluate.study import (
     Record,
     Study,
@@ -33,8 +33,7 @@ from pgn.teachers import PerceptualLoss
 
 SUMMARY_NAME, MEMORY_NAME = "heads.json", "memory.json"
 CONDITION, PHOTO = TRUTHS = ("condition", "photo")
-
-FIGURES = {"made_by", "diverged", "mse_at_steps", "step_seconds", "loss_seconds", *SPLITS}
+KEYS = {"made_by", "diverged", "mse_at_steps", "step_seconds", "loss_seconds", *SPLITS}
 
 
 class Results:
@@ -64,7 +63,7 @@ class Results:
         if not all(file.exists() for file in (path, *pictures)):
             return None
         record = read_record(path)
-        if not record.keys() >= FIGURES:
+        if not _is_whole(record):
             raise PgnError(f"--output: {path} is damaged. Delete it to make it again.")
         check_maker(path, record, run.name, _maker(run))
         return record
@@ -121,7 +120,7 @@ class Results:
 
     def _read(self, sitter: Sitter, name: str) -> Drawn:
         column = read_image(self.picture(sitter, name))  # (3, 2F*S, S)
-        images = torch.stack(column.split(column.shape[-1], dim=1))
+        images = torch.stack(torch.split(column, column.shape[-1], dim=1))
         return dict(zip(SPLITS, images.chunk(2), strict=True))
 
     def _record(self, sitter: Sitter, run: Run) -> Path:
@@ -134,6 +133,12 @@ def _maker(run: Run) -> Record:
         return {}
     assert run.net.source is not None
     return {"checkpoint_sha256": file_sha256(run.net.source)}
+
+
+def _is_whole(record: Record) -> bool:
+    return record.keys() >= KEYS and all(
+        isinstance(record[split], dict) and record[split].keys() >= {EXACT, MSE} for split in SPLITS
+    )
 
 
 def _median(values: list[float]) -> float | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pgn.evaluate.bootstrap import LEVEL, RESAMPLES
 from pgn.evaluate.dip import DIVERGENCE
 from pgn.evaluate.dip_summary import FIGURES
-from pgn.evaluate.gaps import Gap, measure_gap
+from pgn.evaluate.gaps import Gap, measure_gap, no_gap
 from pgn.evaluate.heads import BEFORE, EXACT, MSE, SPLITS, TRAIN
 from pgn.evaluate.study import Record
 
@@ -74,16 +74,19 @@ def mean_interval(values: NDArray[np.float64]) -> Interval | None:
 def _split(records: Records, run: str, split: str) -> Split:
     every = [fit[split] for fits in records.values() for fit in fits]
     measured = [name for name in FIGURES if all(name in figures for figures in every)]
-    values = {name: {r: _values(fits, split, name) for r, fits in records.items()} for name in measured}
+    values = {name: _values(records, split, name) for name in measured}
     return Split(
         {name: float(values[name][run].mean()) for name in measured},
         {name: mean_interval(values[name][run] - values[name][MSE]) for name in measured},
-        measure_gap(values[EXACT], run, (MSE, EXACT)),
+        no_gap(len(records[run]))
+        if run == BEFORE
+        else measure_gap(values[EXACT], run, (MSE, EXACT)),
     )
 
 
-def _values(fits: Sequence[Record], split: str, name: str) -> NDArray[np.float64]:
-    return np.array([fit[split][name] for fit in fits])
+def _values(records: Records, split: str, name: str) -> dict[str, NDArray[np.float64]]:
+    """{run: a figure of each person, (persons,)}."""
+    return {run: np.array([fit[split][name] for fit in fits]) for run, fits in records.items()}
 
 
 def _median(seconds: Sequence[float | None]) -> float | None:

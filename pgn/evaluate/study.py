@@ -1,4 +1,4 @@
-"""The folder of a study: its settings, and a JSON record of each piece of work, so that none is lost.
+"""The folder of a study: its settings, and a JSON record of each piece of work, none ever lost.
 
 Every file is written by rename; a study that was interrupted goes on with what is there.
 """

@@ -1,14 +1,16 @@
-"""Convolutions whose weights are known at run time only, and their two gradients.
+"""The gradients of a convolution, written with what runtimes for inference have.
 
-Written with what inference runtimes have; how, is chosen by `Lowering`, one for each runtime.
+And the convolution itself as products of matrices, for a runtime that is slow or at a loss when
+weights are no constants. Dilation is 1; no tensor has more than four axes.
 Shapes: x (N, C, H, W), weight (O, C/groups, kh, kw), output and its gradient g (N, O, h, w).
-Reference for the identities: Dumoulin and Visin, arXiv 1603.07285.
+Reference: Dumoulin and Visin, arXiv 1603.07285 (the gradients are convolutions, too).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -18,30 +20,106 @@ Pair = tuple[int, int]  # along height, along width
 
 
 @dataclass(frozen=True)
-class Lowering:
-    """What a runtime computes with weights that are no constants."""
-
-    convolutions: bool = True  # whether it has them; else slices and matrix products
-    weight_gradient_as_convolution: bool = False  # else a matrix product for each tap
-
-
-@dataclass(frozen=True)
 class Geometry:
-    """All of a convolution but its weights; dilation is 1."""
+    """All of a convolution but its weights."""
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     groups: int = 1
 
-    def depthwise(self, weight: Tensor) -> bool:
-        return weight.shape[0] == self.groups and weight.shape[1] == 1
+
+Convolve = Callable[[Tensor, Tensor, Geometry], Tensor]  # x and weight, no bias
 
 
-def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The convolution as products of shifted slices of x, (N, O, h, w)."""
-    parts = x.chunk(geometry.groups, 1), weight.chunk(geometry.groups)
-    if geometry.depthwise(weight):
-        taps = weight.flatten(2).unbind(2)  # (C, 1) each
-        shifted = _shifted(x, weight, geometry)
-        return _sum(s * tap[..., None] for s, tap in zip(shifted, taps, strict=True))
-    ...
+def whole(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """A convolution as the runtime's own, (N, O, h, w)."""
+    return F.conv2d(x, weight, None, geometry.stride, geometry.padding, 1, geometry.groups)
+
+
+def by_taps(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The same as a sum of products of matrices, one for each tap of the kernel."""
+    height, width = (
+        (side + 2 * padding - taps) // stride + 1
+        for side, padding, taps, stride in zip(
+            x.shape[2:], geometry.padding, weight.shape[2:], geometry.stride, strict=True
+        )
+    )
+    groups, (outputs, inputs) = geometry.groups, weight.shape[:2]
+    matrices = weight.reshape(groups, outputs // groups, inputs, -1).unbind(3)
+    taps = _taps(_padded(x, 2, geometry.padding), 2, weight, geometry.stride, (height, width))
+    terms = [
+        matrix @ tap.reshape(-1, groups, inputs, height * width)
+        for matrix, tap in zip(matrices, taps, strict=True)
+    ]  # (N, groups, O/groups, h*w)
+    return reduce(torch.add, terms).reshape(-1, outputs, height, width)
+
+
+def input_gradient(
+    g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, convolve: Convolve
+) -> Tensor:
+    """The gradient of x: g, spread by the stride, convolved with the flipped weights."""
+    for axis, stride, padding in zip((2, 3), geometry.stride, geometry.padding, strict=True):
+        g = _spread(g, axis, stride, x.shape[axis] + 2 * padding - weight.shape[axis] + 1)
+    parts = weight.chunk(geometry.groups)
+    transposed = torch.cat([part.transpose(0, 1) for part in parts])  # (C, O/groups, kh, kw)
+    back = Geometry((1, 1), _padding_back(weight, geometry), geometry.groups)
+    return convolve(g, transposed.flip(2, 3), back)
+
+
+def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of the weights, of all images together, (O, C/groups, kh, kw).
+
+    A product of matrices for each tap; what has fewer channels is shifted, where both can be.
+    Channels of x come last: LiteRT takes ten times as long for a product with a transpose.
+    """
+    x, g = (image.unflatten(1, (geometry.groups, -1)).flatten(0, 1) for image in (x, g))
+    columns = x.permute(0, 2, 3, 1)  # (N*groups, H, W, C/groups)
+    if geometry.stride == (1, 1) and g.shape[1] < x.shape[1]:
+        g = _padded(g, 2, _padding_back(weight, geometry))
+        taps = _taps(g, 2, weight, geometry.stride, x.shape[2:])[::-1]
+        found = [tap.flatten(2) @ columns.flatten(1, 2) for tap in taps]
+    else:
+        columns = _padded(columns, 1, geometry.padding)
+        taps = _taps(columns, 1, weight, geometry.stride, g.shape[2:])
+        found = [g.flatten(2) @ tap.flatten(1, 2) for tap in taps]
+    kernel = torch.stack(found, 3)  # (N*groups, O/groups, C/groups, kh*kw)
+    return kernel.reshape(-1, *weight.shape[:2], kernel.shape[3]).sum(0).reshape(weight.shape)
+
+
+def _padding_back(weight: Tensor, geometry: Geometry) -> Pair:
+    """Padding of the convolution that goes back over one of stride 1."""
+    height, width = (
+        taps - 1 - padding
+        for taps, padding in zip(weight.shape[2:], geometry.padding, strict=True)
+    )
+    if min(height, width) < 0:
+        raise NotImplementedError("padding that is as wide as the kernel")
+    return height, width
+
+
+def _padded(x: Tensor, axis: int, padding: Pair) -> Tensor:
+    """Zeros around height and width, which are `axis` and the next one."""
+    top, left = padding
+    return F.pad(x, (*[0, 0] * (2 - axis), left, left, top, top)) if top or left else x
+
+
+def _taps(x: Tensor, axis: int, weight: Tensor, stride: Pair, size: Sequence[int]) -> list[Tensor]:
+    """What each tap of the kernel sees, row by row of the kernel; height is `axis` of x."""
+    (down, right), before = stride, (slice(None),) * axis
+    height, width = (size[0] - 1) * down + 1, (size[1] - 1) * right + 1
+    return [
+        x[(*before, slice(i, i + height, down), slice(j, j + width, right))]
+        for i in range(weight.shape[2])
+        for j in range(weight.shape[3])
+    ]
+
+
+def _spread(g: Tensor, axis: int, stride: int, side: int) -> Tensor:
+    """stride - 1 zeros after every row (axis 2) or column (axis 3), then cut to `side`."""
+    if stride == 1:
+        return g
+    n, channels, height, width = g.shape
+    length = width if axis == 2 else 1  # of what zeros follow
+    parts = F.pad(g.reshape(n, channels, -1, length), (0, (stride - 1) * length))
+    scaled = (stride * height, width) if axis == 2 else (height, stride * width)
+    return parts.reshape(n, channels, *scaled).narrow(axis, 0, side)

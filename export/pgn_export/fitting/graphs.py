@@ -1,0 +1,222 @@
+"""The graphs of the fitting step: plain inference graphs that a runtime calls in turn.
+
+target_features  photo -> features_0 ...                  once a photo, if the PGN has such a branch
+prefix           condition -> prefix_0 ...                once a photo, if the prefix is not empty
+gradient         parameters, sums, condition or prefix, photo, features -> new sums, generated, mse
+update           parameters, moments, sums, three numbers -> new parameters and moments
+render           parameters, condition -> generated
+
+Parameters, sums and moments go in and out by name: `tensor_name`. The sums begin with zeros; the
+gradient graph adds the gradients of M photos to them, without the factor 2/(CHW) and not divided by
+the number of photos: values of order 1, of which nothing underflows. Both factors are Adam's to
+undo, exactly, by an epsilon that is as much larger (`adam_inputs`).
+Shapes: images (M, 3, H, W) pixels, M photos at a time; all tensors are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pgn import PGN, PgnError
+from pgn.images import pixel_per_u
+from pgn_export.fitting import convolutions
+from pgn_export.fitting.tape import Tape
+from pgn_export.graph import (
+    CachedProxy,
+    Graph,
+    ProxyGraph,
+    Size,
+    TargetFeatures,
+    Tensors,
+    has_target_branch,
+    trace,
+)
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
+SUM, MEAN, SQUARE, NEW = "sum_of_", "mean_of_", "square_of_", "new_"  # before a parameter's name
+
+CONVOLVE = {  # with trainable weights
+    "onnx": convolutions.whole,
+    "coreml": convolutions.whole,
+    "tflite": convolutions.by_taps,  # LiteRT: 3 to 7 times as fast as its own convolution
+}
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What is fitted, and how: `generator`(condition) -> image, both (M, 3, *size) pixels."""
+
+    generator: nn.Module
+    net: PGN
+    trainable: Sequence[str]  # names of the generator's parameters
+    size: Size
+    microbatch: int = 1  # M, photos at a time
+    mse_weight: float = 20.0  # lambda of the closed form
+
+
+def tensor_name(parameter: str) -> str:
+    """What a parameter is called in the graphs: Core ML and TFLite have no dots in names."""
+    return parameter.replace(".", "__")
+
+
+def build(fitting: Fitting, target: str) -> dict[str, Graph]:
+    """The graphs by name, traced, for a target's converter: onnx | tflite | coreml.
+
+    Raises:
+        PgnError: no such parameters; a generator of no images of this size.
+        ConversionError: an operation of the generator has no way back.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (fitting.microbatch, 3, *fitting.size)
+    condition, photo = torch.rand(2, *shape, generator=generator)
+    tape = Tape(fitting.generator, condition, fitting.trainable, CONVOLVE[target])
+    parameters = _parameters(fitting)
+    graphs = {"render": trace(Render(tape), {**parameters, "condition": condition})}
+    _check_image(graphs["render"].outputs["generated"], condition)
+
+    features: Tensors = {}
+    if has_target_branch(fitting.net):
+        graphs["target_features"] = trace(TargetFeatures(fitting.net), {"target": photo})
+        features = graphs["target_features"].outputs
+    boundary = {"condition": condition}
+    if tape.boundary != [tape.condition]:
+        graphs["prefix"] = trace(Prefix(tape), boundary)
+        boundary = graphs["prefix"].outputs
+    sums = {SUM + name: torch.zeros_like(value) for name, value in parameters.items()}
+    inputs = {**parameters, **sums, **boundary, "photo": photo, **features}
+    graphs["gradient"] = trace(Gradient(tape, fitting), inputs)
+    graphs["update"] = trace(Update(list(parameters)), update_example(parameters))
+    return graphs
+
+
+def adam_inputs(learning_rate: float, step: int, photos: int, size: Size) -> Tensors:
+    """The numbers that the update takes, each (1,), so that it is Adam on the photos' mean loss.
+
+    Args:
+        step: from 1.
+        photos: whose gradients the sums hold.
+    """
+    scale = photos * 3 * size[0] * size[1] / 2  # sums / scale = the gradient of the mean
+    numbers = {
+        "rate": learning_rate / (1 - BETA1**step),
+        "square_correction": 1 / (1 - BETA2**step),
+        "epsilon": EPSILON * scale,
+    }
+    return {name: torch.tensor([value]) for name, value in numbers.items()}
+
+
+def update_example(parameters: Tensors) -> Tensors:
+    """Inputs of the update, all in order, at its first step."""
+    inputs = dict(parameters)
+    for prefix in (MEAN, SQUARE, SUM):
+        inputs |= {prefix + name: torch.zeros_like(value) for name, value in parameters.items()}
+    return inputs | adam_inputs(1e-3, 1, 1, (1, 1))
+
+
+class Prefix(nn.Module):
+    """condition -> {"prefix_0": ..., ...}: the part of the generator that nothing changes."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def forward(self, condition: Tensor) -> Tensors:
+        return {f"prefix_{k}": value for k, value in enumerate(self.tape.prefix(condition))}
+
+
+class Render(nn.Module):
+    """(parameters, condition) -> {"generated": ...}."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def forward(self, condition: Tensor, **parameters: Tensor) -> Tensors:
+        given = {name: parameters[tensor_name(name)] for name in self.tape.trained}
+        values = self.tape.run(self.tape.prefix(condition), given)
+        return {"generated": values[self.tape.image]}
+
+
+class Gradient(nn.Module):
+    """Adds the gradient of M photos to the sums; also gives the images and their MSE, (M,).
+
+    The proxy is a constant in the derivative: the PGN is not gone back over.
+    """
+
+    def __init__(self, tape: Tape, fitting: Fitting) -> None:
+        super().__init__()
+        self.tape = tape
+        self.mse_weight = fitting.mse_weight
+        self.alpha = fitting.net.config.alpha
+        self.cached = has_target_branch(fitting.net)
+        self.proxy = CachedProxy(fitting.net) if self.cached else ProxyGraph(fitting.net)
+
+    def forward(self, **inputs: Tensor) -> Tensors:
+        boundary = [value for name, value in inputs.items() if _is_boundary(name)]
+        given = {name: inputs[tensor_name(name)] for name in self.tape.trained}
+        values = self.tape.run(boundary, given)
+        generated, photo = values[self.tape.image], inputs["photo"]
+        features = {name: value for name, value in inputs.items() if name.startswith("features_")}
+        seen = features if self.cached else {"target": photo}
+        proxy = self.proxy(generated, **seen)["proxy"]
+        gradients = self.tape.pull_back(values, self._pull(generated, proxy, photo))
+        return {
+            **{
+                NEW + SUM + tensor_name(name): inputs[SUM + tensor_name(name)] + gradient
+                for name, gradient in gradients.items()
+            },
+            "generated": generated,
+            "mse": (((generated - photo) / pixel_per_u(photo)) ** 2).mean((1, 2, 3)),
+        }
+
+    def _pull(self, generated: Tensor, proxy: Tensor, photo: Tensor) -> Tensor:
+        """pgn.model.closed_form without its factor 2/(CHW)."""
+        pull = self.alpha * (generated - proxy) + self.mse_weight * (generated - photo)
+        return pull / pixel_per_u(photo) ** 2
+
+
+class Update(nn.Module):
+    """Adam (Kingma and Ba, arXiv 1412.6980) on the sums; its numbers are made by `adam_inputs`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def forward(self, **inputs: Tensor) -> Tensors:
+        out: Tensors = {}
+        for name in self.names:
+            g = inputs[SUM + name]
+            mean = BETA1 * inputs[MEAN + name] + (1 - BETA1) * g
+            square = BETA2 * inputs[SQUARE + name] + (1 - BETA2) * (g * g)
+            root = torch.sqrt(square * inputs["square_correction"])
+            step = inputs["rate"] * mean / (root + inputs["epsilon"])
+            out[NEW + name] = inputs[name] - step
+            out[NEW + MEAN + name] = mean
+            out[NEW + SQUARE + name] = square
+        return out
+
+
+def _parameters(fitting: Fitting) -> Tensors:
+    """The trainable ones by `tensor_name`."""
+    known = dict(fitting.generator.named_parameters())
+    found = {tensor_name(name): known[name].detach().clone() for name in fitting.trainable}
+    if len(found) < len(fitting.trainable):
+        raise PgnError("trainable: two parameters have one name once dots are underscores.")
+    return found
+
+
+def _check_image(image: object, condition: Tensor) -> None:
+    shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+    if shape != tuple(condition.shape):
+        raise PgnError(
+            f"generator: gives {shape} for a condition of shape {tuple(condition.shape)}, expected "
+            f"an image of the same shape."
+        )
+
+
+def _is_boundary(name: str) -> bool:
+    return name == "condition" or name.startswith("prefix_")

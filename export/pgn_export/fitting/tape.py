@@ -1,0 +1,191 @@
+"""A generator that can be run backwards: its traced operations, and the rules of the way back.
+
+What depends on no trainable parameter is not gone back over: it is the frozen prefix, whose last
+values, the boundary, can be computed once for each condition.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from pgn import ConversionError, PgnError
+from pgn.errors import unknown_name
+from pgn_export.fitting import convolutions
+from pgn_export.fitting.convolutions import Convolve
+from pgn_export.fitting.decompositions import DECOMPOSITIONS
+from pgn_export.fitting.rules import RULES, Convolution, Rule
+
+Values = dict[Node, Any]  # tensors, and lists of tensors
+
+CONVOLUTION = torch.ops.aten.conv2d.default
+
+
+class Tape(nn.Module):
+    """`generator`(condition) -> image, traced at the size of an example."""
+
+    def __init__(
+        self, generator: nn.Module, condition: Tensor, trainable: Sequence[str], convolve: Convolve
+    ) -> None:
+        """Trace a copy of the generator, in evaluation mode.
+
+        Args:
+            condition: an example, (M, 3, H, W).
+            trainable: names of the parameters that will be given from outside.
+            convolve: how to convolve with those.
+
+        Raises:
+            PgnError: no such parameter, or none.
+            ConversionError: the way back lacks an operation; it is named with its module.
+        """
+        super().__init__()
+        frozen = copy.deepcopy(generator).eval().requires_grad_(False)
+        _check_names(trainable, [name for name, _ in frozen.named_parameters()])
+        program = torch.export.export(frozen, (condition,)).run_decompositions(DECOMPOSITIONS)
+        self.traced = program.module(check_guards=False)
+        nodes = list(self.traced.graph.nodes)
+        self.convolve = convolve
+        self.image = nodes[-1].args[0][0]
+        self.condition = next(node for node in nodes if node.op == "placeholder")
+        self.trained = {n.target: n for n in nodes if n.op == "get_attr" and n.target in trainable}
+        self.varying = _dependents(nodes, self.trained.values())
+        self.boundary = [
+            node
+            for node in nodes
+            if node in _dependents(nodes, [self.condition]) - self.varying
+            and not self.varying.isdisjoint(node.users)
+        ]
+        self.way_back = [n for n in reversed(nodes) if n in self.varying and n.op != "get_attr"]
+        for node in self.way_back:
+            self._check(node)
+
+    def prefix(self, condition: Tensor) -> list[Tensor]:
+        """The values of the boundary for conditions (M, 3, H, W)."""
+        values = self._evaluate({self.condition: condition}, self.boundary)
+        return [values[node] for node in self.boundary]
+
+    def run(self, boundary: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> Values:
+        """All values from the boundary to the image; that one is `values[tape.image]`."""
+        known: Values = dict(zip(self.boundary, boundary, strict=True))
+        known |= {node: parameters[name] for name, node in self.trained.items()}
+        return self._evaluate(known, [self.image])
+
+    def pull_back(self, values: Values, gradient: Tensor) -> dict[str, Tensor]:
+        """The trainable parameters' gradients, from that of the image (M, 3, H, W).
+
+        `values`: what `run` gave.
+        """
+        gradients: Values = {self.image: gradient}
+        for node in self.way_back:
+            if node in gradients:
+                g = _filled(gradients.pop(node), values[node])
+                self._step_back(node, g, values, gradients)
+        return {name: _filled(gradients[n], values[n]) for name, n in self.trained.items()}
+
+    def _step_back(self, node: Node, g: Any, values: Values, gradients: Values) -> None:
+        """Add to `gradients` what the arguments of `node` get of its own, g."""
+        arguments = map_arg(node.args, values.__getitem__)
+        for argument, rule in zip(node.args, self._rules(node), strict=False):
+            if not self._varies(argument):
+                continue
+            try:
+                found = rule(g, values[node], *arguments, **node.kwargs)
+            except NotImplementedError as error:
+                raise _lacking(node, f" with {error}") from None
+            pairs = [(argument, found)] if isinstance(argument, Node) else zip(argument, found)
+            for source, part in pairs:
+                if source in self.varying:
+                    gradients[source] = _sum(gradients.get(source), part)
+
+    def _rules(self, node: Node) -> Sequence[Rule]:
+        return self._convolution(node).rules if node.target is CONVOLUTION else RULES[node.target]
+
+    def _convolution(self, node: Node) -> Convolution:
+        return Convolution(self.convolve if node.args[1] in self.varying else convolutions.whole)
+
+    def _varies(self, argument: Any) -> bool:
+        found: list[Node] = []
+        map_arg(argument, found.append)
+        return not self.varying.isdisjoint(found)
+
+    def _check(self, node: Node) -> None:
+        """Refuse an operation, or an argument of it, without a way back."""
+        known = node.target is CONVOLUTION or node.target in RULES
+        if not known or any(map(self._varies, node.args[len(self._rules(node)) :])):
+            raise _lacking(node)
+        if any(map(self._varies, node.kwargs.values())):
+            raise _lacking(node)
+
+    def _evaluate(self, known: Values, wanted: Iterable[Node]) -> Values:
+        """`known`, and all values that the `wanted` ones need besides."""
+        needed: set[Node] = set()
+        waiting = list(wanted)
+        while waiting:
+            node = waiting.pop()
+            if node not in known and node not in needed:
+                needed.add(node)
+                waiting += node.all_input_nodes
+        values = dict(known)
+        for node in self.traced.graph.nodes:
+            if node in needed:
+                values[node] = self._value(node, values)
+        return values
+
+    def _value(self, node: Node, values: Values) -> Any:
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.traced)
+        call = self._convolution(node) if node.target is CONVOLUTION else node.target
+        arguments, keywords = map_arg((node.args, node.kwargs), values.__getitem__)
+        return call(*arguments, **keywords)
+
+
+def _check_names(trainable: Sequence[str], known: Sequence[str]) -> None:
+    if not trainable:
+        raise PgnError(f"trainable: got nothing, expected some of {', '.join(known)}.")
+    for name in trainable:
+        if name not in known:
+            raise unknown_name("trainable", name, known)
+
+
+def _dependents(nodes: Sequence[Node], sources: Iterable[Node]) -> set[Node]:
+    """The sources and all that is computed from them; `nodes` are in their order."""
+    found = set(sources)
+    for node in nodes:
+        if not found.isdisjoint(node.all_input_nodes) and node.op != "output":
+            found.add(node)
+    return found
+
+
+def _lacking(node: Node, details: str = "") -> ConversionError:
+    stack = node.meta.get("nn_module_stack")
+    module = list(stack.values())[-1][0] if stack else ""
+    return ConversionError(
+        f"fitting: no way back through {node.target}{details}, used in "
+        f"{module or 'the outermost module'} of the generator. Replace it, or train only what "
+        f"comes after it."
+    )
+
+
+def _sum(first: Any, second: Any) -> Any:
+    """Of gradients, of which None stands for zeros, one by one where they are lists."""
+    if first is None or second is None:
+        return second if first is None else first
+    if isinstance(first, Tensor):
+        return first + second
+    return [_sum(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _filled(gradient: Any, value: Any) -> Any:
+    """The gradient in the shape of its value."""
+    if gradient is None:
+        return torch.zeros_like(value)
+    if isinstance(value, Tensor):
+        return gradient.expand(value.shape) if gradient.shape != value.shape else gradient
+    return [_filled(g, v) for g, v in zip(gradient, value, strict=True)]
