@@ -19,6 +19,9 @@ from pgn.errors import PgnError
 from pgn.images import check_pair, denormalise, normalise, pixel_per_u
 
 
+MAX_SCALE = 1e9  # of alpha, beta, gamma; more is a damaged file
+
+
 @dataclass(frozen=True)
 class PGNConfig:
     """All that is needed to build a PGN without its weights."""
@@ -39,7 +42,7 @@ class PGNConfig:
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and 0 < value < float("inf")):
+            if not (number and 0 < value < MAX_SCALE):
                 raise PgnError(f"{name}: got {value!r}, expected a positive number.")
 
 

@@ -98,7 +98,7 @@ class Kind:
             ) from None
         if version != FORMAT_VERSION:
             raise PgnError(
-                f"checkpoint: {path} has format {version!r}, this version reads {FORMAT_VERSION}. "
+                f"checkpoint: {path} has format {version!r:.20}, this version reads {FORMAT_VERSION}. "
                 f"If it is newer, upgrade pgn-edge."
             )
         return described

@@ -25,6 +25,7 @@ from pgn.degrade import blur
 from pgn_export import coreml, coreml_precision, mil
 from pgn_export.graph import CachedProxy, Conversion, ProxyGraph, TargetFeatures, example, trace
 from pgn_export.parity import photos
+from pgn_export.precision import float_size
 from pgn_runtime import RuntimeInputError, backends
 from pgn_runtime.errors import MissingBackendError
 
@@ -208,8 +209,8 @@ def test_large_weights_are_the_same_for_all_graphs_of_a_network() -> None:
     for name, size in (("pgn-lite", 48 * 48 * 9), ("pgn-nano", 32 * 32 * 9)):
         net = pgn.load(name)
         for graph in (ProxyGraph, TargetFeatures, CachedProxy):
-            assert coreml_precision.float_size(graph(net)) == size
-    assert coreml_precision.float_size(nn.Conv2d(3, 3, 3)) == 0  # one weight, a large one
+            assert float_size(graph(net)) == size
+    assert float_size(nn.Conv2d(3, 3, 3)) == 0  # one weight, a large one
 
 
 class Push(nn.Module):

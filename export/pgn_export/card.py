@@ -12,6 +12,12 @@ CARD = "MODEL_CARD.md"
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the card of a folder of artifacts."""
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(text(manifest), encoding="utf-8")
+
+
+def text(manifest: dict[str, Any]) -> str:
+    """The card, in Markdown."""
     artifacts = manifest["artifacts"]
     first = next(iter(artifacts.values()))
     rows = [
@@ -19,7 +25,7 @@ def write(folder: Path, manifest: dict[str, Any]) -> None:
         for name, entry in sorted(artifacts.items())
     ]
     networks = {entry["name"]: entry["network"] for entry in artifacts.values()}
-    text = "\n".join(
+    return "\n".join(
         [
             f"# Exported perceptual gradient networks: {', '.join(networks)}",
             "",
@@ -42,8 +48,6 @@ def write(folder: Path, manifest: dict[str, Any]) -> None:
             "",
         ]
     )
-    with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _worst(entry: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgn import ConversionError, MissingExtraError
-from pgn.files import first_line
+from pgn.files import atomic_path, first_line
 from pgn_runtime.errors import MissingBackendError
 
 
@@ -29,7 +29,8 @@ def failures(target: str, folder: Path) -> Iterator[None]:
             log.seek(0)
             text = f"{log.read()}\n{type(error).__name__}: {error}\n"
             note = folder / f"{target}.log"
-            note.write_text(text, encoding="utf-8")
+            with atomic_path(note) as temporary:  # never through a link that lies there
+                temporary.write_text(text, encoding="utf-8")
             raise ConversionError(
                 f"{target}: {type(error).__name__}: {first_line(error)} "
                 f"The converter's words are in {note}."

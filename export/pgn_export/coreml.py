@@ -24,6 +24,8 @@ from pgn import ConversionError, MissingExtraError
 from pgn.files import first_line
 from pgn_export import coreml_precision
 from pgn_export.graph import Conversion
+from pgn_export.lacking import lacking
+from pgn_export.precision import float_size
 
 SUFFIX = ".mlpackage"
 DYNAMIC = False
@@ -52,7 +54,7 @@ def export(conversion: Conversion, path: Path) -> None:
     ct = _coremltools()
     model = _convert(ct, conversion)
     if conversion.dtype == "int8":
-        size = coreml_precision.float_size(conversion.graph.module)
+        size = float_size(conversion.graph.module)
         model = coreml_precision.quantise_weights(ct, model, size)
     _describe(model, conversion)
     model.save(str(path))
@@ -66,7 +68,7 @@ def _convert(ct: Any, conversion: Conversion) -> Any:
     precision = ct.precision.FLOAT32
     if conversion.dtype != "fp32":
         coreml_precision.bound_ratios(program.graph_module)
-        select = coreml_precision.computes_half(coreml_precision.float_size(graph.module))
+        select = coreml_precision.computes_half(float_size(graph.module))
         precision = ct.transform.FP16ComputePrecision(op_selector=select)
     try:
         return ct.convert(
@@ -95,15 +97,10 @@ def _drop_no_operations(program: ExportedProgram) -> None:
 def _lacking(program: ExportedProgram, error: NotImplementedError) -> ConversionError:
     """The operation that coremltools' words name, and the modules that brought it."""
     words = set(re.findall(r"\w+", str(error)))
-    lacking = [node for node in program.graph.nodes if _operation(node) in words]
-    if not lacking:
-        return ConversionError(f"coreml: {first_line(error)}.")
-    stacks = [node.meta.get("nn_module_stack") for node in lacking]
-    paths = {list(stack.values())[-1][0] or "the outermost module" for stack in stacks if stack}
-    return ConversionError(
-        f"coreml: no conversion for aten.{_operation(lacking[0])}, used in "
-        f"{', '.join(sorted(paths)) or 'the network'}. Replace it, or export to another target."
-    )
+    for node in program.graph.nodes:
+        if _operation(node) in words:
+            return lacking("coreml", str(node.target), program)
+    return ConversionError(f"coreml: {first_line(error)}.")
 
 
 def _operation(node: Node) -> str | None:

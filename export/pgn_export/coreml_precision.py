@@ -18,23 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-FLOAT_SHARE = 1 / 6  # of all weights are no large ones, the smallest tensors first
 MAX_RATIO = 128.0  # x / sqrt(x^2 + 1) is 1 there, within 3e-5
 
 Operation = Any  # coremltools has no annotations
-
-
-def float_size(module: nn.Module) -> int:
-    """Elements of the largest convolution weight that is not a large one.
-
-    All graphs of one network get the same answer, so that the features which one file computes of
-    the target fit those which another computes of the generated image.
-    """
-    sizes = sorted(weight.numel() for weight in module.parameters() if weight.ndim == 4)
-    budget = FLOAT_SHARE * sum(sizes)
-    return max((size for size in sizes if sum(s for s in sizes if s <= size) <= budget), default=0)
 
 
 def computes_half(size: int) -> Callable[[Operation], bool]:

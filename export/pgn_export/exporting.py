@@ -81,7 +81,7 @@ def convert(source: Source, target: str, dtype: str, output: Path) -> ExportResu
     start = time.monotonic()
     check_combination(target, dtype, source.options)
     source.check()
-    listed = read_manifest(output)["artifacts"]  # a broken one is told before the work
+    listed = manifest.check(output)
     files = _files(source, target, dtype, output)
     key = manifest.key(source.fingerprint, target, dtype, CONVERTERS[target].PACKAGES)
     if not manifest.up_to_date(listed, files, key):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pgn
+from pgn import PgnError
 from pgn.files import atomic_path
 from pgn.images import MEAN, STD
 from pgn_export import card
@@ -94,6 +95,25 @@ def embedded(source: Source, suffix: str, dtype: str) -> dict[str, str]:
         f"pgn.{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in values.items()
     }
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The artifacts that the folder's manifest lists, seen to be whole before work begins.
+
+    Raises:
+        PgnError: an entry is not as we write them.
+        RuntimeInputError: it is no manifest of ours.
+    """
+    manifest = read_manifest(folder)
+    artifacts: dict[str, Any] = manifest["artifacts"]
+    try:
+        if artifacts:
+            card.text(manifest)  # reads all that an export reads of older entries
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise PgnError(
+            f"manifest: {folder / MANIFEST} is damaged ({error!r:.80}). Delete it, export again."
+        ) from None
+    return artifacts
 
 
 def add(folder: Path, entries: dict[str, dict[str, Any]]) -> None:

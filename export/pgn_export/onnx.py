@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.export import ExportedProgram
 
-from pgn import ConversionError, MissingExtraError
+from pgn import MissingExtraError
 from pgn_export.graph import Conversion, Graph
+from pgn_export.lacking import lacking
 
 SUFFIX = ".onnx"
 DYNAMIC = True
@@ -59,14 +58,10 @@ def _convert(graph: Graph) -> Any:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        lacking = re.search(r"target=torch\.ops\.([\w.]+)", str(error.__cause__))
-        if lacking is None:
+        found = re.search(r"target=torch\.ops\.([\w.]+)", str(error.__cause__))
+        if found is None:
             raise
-        raise ConversionError(
-            f"onnx: no conversion for {lacking[1]}, used in "
-            f"{', '.join(_users(graph.program, lacking[1])) or 'the network'}. "
-            f"Replace it, or export to another target."
-        ) from error
+        raise lacking("onnx", found[1], graph.program) from error
     assert program is not None
     # torch.rsqrt comes as three operations. As a quotient it has one value fewer to round: small
     # differences times large reciprocals are at the edges of float16.
@@ -75,18 +70,6 @@ def _convert(graph: Graph) -> Any:
         lambda op, x, y: op.Div(x, op.Sqrt(y)),
     )
     return rewrite(program.model_proto, [rsqrt])
-
-
-def _users(program: ExportedProgram, operation: str) -> list[str]:
-    """The modules that use an operation, such as backbone.layer3, as traced or decomposed.
-
-    Its name alone counts: the exporter may have made prims.lgamma of aten.lgamma.
-    """
-    nodes = chain(program.graph.nodes, program.run_decompositions().graph.nodes)
-    same = (node for node in nodes if str(node.target).split(".")[1:2] == operation.split(".")[1:2])
-    stacks = [node.meta.get("nn_module_stack") for node in same if node.op == "call_function"]
-    paths = {list(stack.values())[-1][0] for stack in stacks if stack}
-    return sorted(path or "the outermost module" for path in paths)
 
 
 def _name_dimensions(model: Any, free_axes: dict[int, str]) -> None:

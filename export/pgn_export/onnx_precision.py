@@ -20,7 +20,7 @@ import onnx
 import onnx_ir as ir
 from torch import nn
 
-from pgn_export.coreml_precision import float_size
+from pgn_export.precision import float_size
 
 FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 ARITHMETIC = ("Add", "Sub", "Mul", "Sqrt")

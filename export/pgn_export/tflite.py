@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.export import ExportedProgram
 
-from pgn import ConversionError, MissingExtraError, PgnError
+from pgn import MissingExtraError, PgnError
 from pgn_export.graph import Conversion, Graph
+from pgn_export.lacking import lacking
 
 SUFFIX = ".tflite"
 DYNAMIC = False
@@ -52,24 +51,12 @@ def _convert(graph: Graph) -> bytes:
     try:
         converted = litert_torch.convert(graph.module, sample_kwargs=graph.inputs)
     except RuntimeError as error:
-        lacking = re.search(r"target=torch\.ops\.([\w.]+)", str(error))
-        if lacking is None:
+        found = re.search(r"target=torch\.ops\.([\w.]+)", str(error))
+        if found is None:
             raise
-        raise ConversionError(
-            f"tflite: no conversion for {lacking[1]}, used in "
-            f"{', '.join(_users(graph.program, lacking[1])) or 'the network'}. "
-            f"Replace it, or export to another target."
-        ) from error
+        raise lacking("tflite", found[1], graph.program) from error
     content: bytes = converted.model_content()
     return content
-
-
-def _users(program: ExportedProgram, operation: str) -> list[str]:
-    """The modules that use an operation, such as backbone.layer3, as traced or decomposed."""
-    nodes = chain(program.graph.nodes, program.run_decompositions().graph.nodes)
-    stacks = [node.meta.get("nn_module_stack") for node in nodes if str(node.target) == operation]
-    paths = {list(stack.values())[-1][0] for stack in stacks if stack}
-    return sorted(path or "the outermost module" for path in paths)
 
 
 def _shuffle_instead_of_resize(model: Any) -> None:

@@ -87,7 +87,7 @@ class Lite(Backbone):
                 push = self._push(compared, generated[k] - target[compared])
                 gradient = push if gradient is None else gradient + push
             assert gradient is not None  # the last layer is always compared
-            mask = torch.clamp(generated[k].detach() * MASK_SLOPE, max=1.0)
+            mask = torch.clamp(generated[k].detach() * MASK_SLOPE, 0.0, 1.0)
             gradient = self.transposed[k](gradient * mask)
             if self.pooled[k]:
                 gradient = F.interpolate(gradient * 0.25, scale_factor=2.0, mode="nearest")
@@ -99,9 +99,9 @@ class Lite(Backbone):
         return self.residual(self.features(u_generated), target)
 
     def target_features(self, u_target: Tensor) -> list[Tensor]:
-        """All that the gradient needs of a target, (N, 3, H, W) -> compared layers: once a target.
+        """All that the gradient needs of a target, (N, 3, H, W) -> features of compared layers.
 
-        `forward_cached(u_generated, target_features(u_target))` is `forward(u_generated, u_target)`.
+        Computed once a target: `forward_cached(g, target_features(t))` is `forward(g, t)`.
         """
         return self.features(self._pad(u_target))[self.first_compared :]
 

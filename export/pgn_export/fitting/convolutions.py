@@ -89,8 +89,7 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 def _padding_back(weight: Tensor, geometry: Geometry) -> Pair:
     """Padding of the convolution that goes back over one of stride 1."""
     height, width = (
-        taps - 1 - padding
-        for taps, padding in zip(weight.shape[2:], geometry.padding, strict=True)
+        taps - 1 - padding for taps, padding in zip(weight.shape[2:], geometry.padding, strict=True)
     )
     if min(height, width) < 0:
         raise NotImplementedError("padding that is as wide as the kernel")

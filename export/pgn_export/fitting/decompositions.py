@@ -14,9 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 
-def instance_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, *settings: Any
-) -> Tensor:
+def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *settings: Any) -> Tensor:
     mean, variance, of_the_image, _, epsilon, _ = settings
     if of_the_image:
         return _affine(_standardise(x, (2, 3), epsilon), weight, bias)

@@ -67,7 +67,12 @@ def _slice(
 
 
 def _pad(
-    g: Tensor, _: Tensor, x: Tensor, widths: Sequence[int], mode: str = "constant", value: Any = None
+    g: Tensor,
+    _: Tensor,
+    x: Tensor,
+    widths: Sequence[int],
+    mode: str = "constant",
+    value: Any = None,
 ) -> Tensor:
     if mode != "constant":
         raise NotImplementedError(f"mode '{mode}'")
@@ -75,7 +80,13 @@ def _pad(
 
 
 def _pool(
-    g: Tensor, _: Tensor, x: Tensor, kernel: Any, stride: Any = (), padding: Any = (0, 0), *more: Any
+    g: Tensor,
+    _: Tensor,
+    x: Tensor,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = (0, 0),
+    *more: Any,
 ) -> Tensor:
     return resampling.mean_pool_gradient(g, x, kernel, stride or kernel, padding)
 
@@ -150,9 +161,7 @@ RULES: dict[Any, Sequence[Rule]] = {
         ),
     ),
     aten.avg_pool2d.default: (_pool,),
-    aten.pixel_shuffle.default: (
-        lambda g, out, x, factor: resampling.shuffle_gradient(g, factor),
-    ),
+    aten.pixel_shuffle.default: (lambda g, out, x, factor: resampling.shuffle_gradient(g, factor),),
 }
 
 

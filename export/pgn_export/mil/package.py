@@ -22,6 +22,9 @@ _SENTINEL = 0xDEADBEEF
 _MODEL_PATH = "@model_path/"  # the folder of the specification
 
 
+MAX_SPECIFICATION = 2**28  # bytes; weights lie in files of their own
+
+
 @dataclass(frozen=True)
 class Blob:
     """What a constant says of its blob: where it lies and what must be there."""
@@ -128,6 +131,8 @@ def _read(path: Path, offset: int, size: int | None) -> bytes:
     """`size` bytes of a file from `offset`, or all that there are from there."""
     try:
         there = path.stat().st_size
+        if size is None and there > MAX_SPECIFICATION:
+            raise ConversionError(f"{path}: {there} bytes, expected at most {MAX_SPECIFICATION}.")
         if offset + (size or 0) > there:
             raise ConversionError(
                 f"{path}: has {there} bytes, but {size} are to be read at {offset}. It is cut off."

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pgn_runtime.errors import RuntimeInputError
-from pgn_runtime.files import Pixels
+from pgn_runtime.files import Pixels, exists
 
 _BACKENDS = {".onnx": "onnxruntime", ".tflite": "litert", ".mlpackage": "coreml"}  # by suffix
 MAX_THREADS = 256
@@ -32,7 +32,7 @@ def find(path: Path) -> str:
     Raises:
         RuntimeInputError: no such file, or no backend for its suffix.
     """
-    if not path.exists():
+    if not exists(path):
         raise RuntimeInputError(f"model: no file {path}. Make it with pgn-export.")
     if path.suffix not in _BACKENDS:
         raise RuntimeInputError(
