@@ -23,7 +23,7 @@ from torch.fx import Node
 from pgn import ConversionError, MissingExtraError
 from pgn.files import first_line
 from pgn_export import coreml_precision
-from pgn_export.graph import Conversion
+from pgn_export.graph import DESCRIPTIONS, FEATURES, Conversion
 from pgn_export.lacking import lacking
 from pgn_export.precision import float_size
 
@@ -33,13 +33,6 @@ DTYPES = ("fp32", "fp16", "int8")
 PACKAGES = ("torch", "coremltools")
 DEPLOYMENT_TARGET = "iOS16"  # the oldest whose ML programs hold int8 weights
 
-_DESCRIPTIONS = {
-    "generated": "Image under optimisation: (N, 3, H, W) RGB pixels in [0, 1]",
-    "target": "Image to resemble: (N, 3, H, W) RGB pixels in [0, 1]",
-    "proxy": "Image towards which mean squared error pulls as the perceptual loss does: "
-    "(N, 3, H, W) RGB pixels",
-}
-_FEATURES = "Features of the target, from its target_features program"
 _NO_OPERATION = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
 _DATE = "com.github.apple.coremltools.conversion_date"
 
@@ -117,9 +110,9 @@ def _describe(model: Any, conversion: Conversion) -> None:
     model.user_defined_metadata.update(metadata)
     del model.user_defined_metadata[_DATE]
     for name in conversion.graph.inputs:
-        model.input_description[name] = _DESCRIPTIONS.get(name, _FEATURES)
+        model.input_description[name] = DESCRIPTIONS.get(name, FEATURES)
     for name in conversion.graph.outputs:
-        model.output_description[name] = _DESCRIPTIONS.get(name, _FEATURES)
+        model.output_description[name] = DESCRIPTIONS.get(name, FEATURES)
 
 
 def _make_reproducible(ct: Any, package: Path) -> None:

@@ -22,6 +22,13 @@ from pgn.images import denormalise, normalise
 
 INPUTS = ("generated", "target")
 OUTPUT = "proxy"
+DESCRIPTIONS = {
+    "generated": "Image under optimisation: (N, 3, H, W) RGB pixels in [0, 1]",
+    "target": "Image to resemble: (N, 3, H, W) RGB pixels in [0, 1]",
+    "proxy": "Image towards which mean squared error pulls as the perceptual loss does: "
+    "(N, 3, H, W) RGB pixels",
+}
+FEATURES = "Features of the target, from its target_features graph"  # all other inputs, outputs
 
 Size = tuple[int, int]  # height, width in pixels
 Tensors = dict[str, Tensor]

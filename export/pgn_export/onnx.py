@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pgn import MissingExtraError
-from pgn_export.graph import Conversion, Graph
+from pgn_export.graph import DESCRIPTIONS, FEATURES, Conversion, Graph
 from pgn_export.lacking import lacking
 
 SUFFIX = ".onnx"
@@ -86,4 +86,6 @@ def _describe(model: Any, metadata: dict[str, str]) -> None:
 
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     model.producer_name, model.producer_version = "pgn-edge", ""
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = DESCRIPTIONS.get(value.name, FEATURES)
     model.doc_string = "Perceptual gradient network: pixels in [0, 1], RGB, (N, 3, H, W)."

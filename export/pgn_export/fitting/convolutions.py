@@ -72,7 +72,7 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
     A product of matrices for each tap; what has fewer channels is shifted, where both can be.
     Channels of x come last: LiteRT takes ten times as long for a product with a transpose.
     """
-    x, g = (image.unflatten(1, (geometry.groups, -1)).flatten(0, 1) for image in (x, g))
+    x, g = (_apart(image, geometry.groups) for image in (x, g))
     columns = x.permute(0, 2, 3, 1)  # (N*groups, H, W, C/groups)
     if geometry.stride == (1, 1) and g.shape[1] < x.shape[1]:
         g = _padded(g, 2, _padding_back(weight, geometry))
@@ -84,6 +84,11 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         found = [g.flatten(2) @ tap.flatten(1, 2) for tap in taps]
     kernel = torch.stack(found, 3)  # (N*groups, O/groups, C/groups, kh*kw)
     return kernel.reshape(-1, *weight.shape[:2], kernel.shape[3]).sum(0).reshape(weight.shape)
+
+
+def _apart(x: Tensor, groups: int) -> Tensor:
+    """(N, C, H, W) -> (N*groups, C/groups, H, W)."""
+    return x.reshape(-1, x.shape[1] // groups, *x.shape[2:])
 
 
 def _padding_back(weight: Tensor, geometry: Geometry) -> Pair:

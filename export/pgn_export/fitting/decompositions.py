@@ -6,7 +6,7 @@ Shapes: x (N, C, H, W); weight, bias, mean and variance (C,), the first two may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
 }
 
 
-def _standardise(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
+def _standardise(x: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
     centred = x - x.mean(axes, keepdim=True)
     return centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + epsilon)
 

@@ -15,7 +15,8 @@ Shapes: images (M, 3, H, W) pixels, M photos at a time; all tensors are float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,9 @@ def build(fitting: Fitting, target: str) -> dict[str, Graph]:
     generator = torch.Generator().manual_seed(0)
     shape = (fitting.microbatch, 3, *fitting.size)
     condition, photo = torch.rand(2, *shape, generator=generator)
-    tape = Tape(fitting.generator, condition, fitting.trainable, CONVOLVE[target])
+    tape = Tape(
+        copy.deepcopy(fitting.generator).float(), condition, fitting.trainable, CONVOLVE[target]
+    )
     parameters = _parameters(fitting)
     graphs = {"render": trace(Render(tape), {**parameters, "condition": condition})}
     _check_image(graphs["render"].outputs["generated"], condition)
@@ -203,7 +206,7 @@ class Update(nn.Module):
 def _parameters(fitting: Fitting) -> Tensors:
     """The trainable ones by `tensor_name`."""
     known = dict(fitting.generator.named_parameters())
-    found = {tensor_name(name): known[name].detach().clone() for name in fitting.trainable}
+    found = {tensor_name(name): known[name].detach().float().clone() for name in fitting.trainable}
     if len(found) < len(fitting.trainable):
         raise PgnError("trainable: two parameters have one name once dots are underscores.")
     return found

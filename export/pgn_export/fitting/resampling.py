@@ -5,8 +5,6 @@ Shapes: x (N, C, H, W), out and its gradient g (N, C, h, w).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

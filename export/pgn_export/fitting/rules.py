@@ -47,7 +47,7 @@ def _power(g: Tensor, _: Tensor, x: Tensor, exponent: float) -> Tensor:
 
 
 def _concatenate(g: Tensor, _: Tensor, parts: Sequence[Tensor], axis: int = 0) -> Sequence[Tensor]:
-    return g.split([part.shape[axis] for part in parts], axis)
+    return torch.split(g, [part.shape[axis] for part in parts], axis)
 
 
 def _slice(
@@ -61,7 +61,7 @@ def _slice(
 ) -> Tensor:  # the arguments of aten.slice
     if step != 1:
         raise NotImplementedError(f"step {step}")
-    first, last, _ = slice(start, end).indices(x.shape[axis])
+    first, last = slice(start, end).indices(x.shape[axis])[:2]
     widths = [0, 0] * (x.ndim - 1 - axis % x.ndim) + [first, x.shape[axis] - last]
     return F.pad(g, widths)
 
@@ -91,7 +91,7 @@ def _pool(
     return resampling.mean_pool_gradient(g, x, kernel, stride or kernel, padding)
 
 
-def _same(g: Tensor, _: Tensor, x: Tensor, *settings: Any) -> Tensor:
+def _same(g: Tensor, _: Tensor, x: Tensor, *settings: Any, **more: Any) -> Tensor:
     return g.reshape(x.shape)
 
 
@@ -133,7 +133,9 @@ RULES: dict[Any, Sequence[Rule]] = {
     ),
     aten.slice.Tensor: (_slice,),
     aten.pad.default: (_pad,),
-    aten.constant_pad_nd.default: (_pad,),
+    aten.constant_pad_nd.default: (
+        lambda g, out, x, widths, *_: F.pad(g, [-width for width in widths]),
+    ),
     aten.expand.default: (lambda g, out, x, *_: unbroadcast(g, x),),
     **dict.fromkeys(
         (

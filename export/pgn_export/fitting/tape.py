@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
@@ -48,8 +49,7 @@ class Tape(nn.Module):
         super().__init__()
         frozen = copy.deepcopy(generator).eval().requires_grad_(False)
         _check_names(trainable, [name for name, _ in frozen.named_parameters()])
-        program = torch.export.export(frozen, (condition,)).run_decompositions(DECOMPOSITIONS)
-        self.traced = program.module(check_guards=False)
+        self.traced = _trace(frozen, condition)
         nodes = list(self.traced.graph.nodes)
         self.convolve = convolve
         self.image = nodes[-1].args[0][0]
@@ -91,24 +91,25 @@ class Tape(nn.Module):
 
     def _step_back(self, node: Node, g: Any, values: Values, gradients: Values) -> None:
         """Add to `gradients` what the arguments of `node` get of its own, g."""
-        arguments = map_arg(node.args, values.__getitem__)
-        for argument, rule in zip(node.args, self._rules(node), strict=False):
-            if not self._varies(argument):
-                continue
-            try:
-                found = rule(g, values[node], *arguments, **node.kwargs)
-            except NotImplementedError as error:
-                raise _lacking(node, f" with {error}") from None
-            pairs = [(argument, found)] if isinstance(argument, Node) else zip(argument, found)
-            for source, part in pairs:
-                if source in self.varying:
-                    gradients[source] = _sum(gradients.get(source), part)
+        arguments: Any = map_arg(node.args, values.__getitem__)
+        of_node: Any = node.args
+        for argument, rule in zip(of_node, self._rules(node), strict=False):
+            if self._varies(argument):
+                found = _attempt(node, rule, g, values[node], *arguments, **node.kwargs)
+                sources = [argument] if isinstance(argument, Node) else argument
+                parts = [found] if isinstance(argument, Node) else found
+                for source, part in zip(sources, parts, strict=True):
+                    if source in self.varying:
+                        gradients[source] = _sum(gradients.get(source), part)
 
     def _rules(self, node: Node) -> Sequence[Rule]:
-        return self._convolution(node).rules if node.target is CONVOLUTION else RULES[node.target]
+        if node.target is not CONVOLUTION:
+            return RULES.get(node.target, ())
+        return Convolution(self.convolve if self._is_lowered(node) else convolutions.whole).rules
 
-    def _convolution(self, node: Node) -> Convolution:
-        return Convolution(self.convolve if node.args[1] in self.varying else convolutions.whole)
+    def _is_lowered(self, node: Node) -> bool:
+        """Whether it is a convolution with weights that are given from outside."""
+        return node.target is CONVOLUTION and node.args[1] in self.varying
 
     def _varies(self, argument: Any) -> bool:
         found: list[Node] = []
@@ -117,10 +118,8 @@ class Tape(nn.Module):
 
     def _check(self, node: Node) -> None:
         """Refuse an operation, or an argument of it, without a way back."""
-        known = node.target is CONVOLUTION or node.target in RULES
-        if not known or any(map(self._varies, node.args[len(self._rules(node)) :])):
-            raise _lacking(node)
-        if any(map(self._varies, node.kwargs.values())):
+        without = (*node.args[len(self._rules(node)) :], *node.kwargs.values())
+        if any(map(self._varies, without)):
             raise _lacking(node)
 
     def _evaluate(self, known: Values, wanted: Iterable[Node]) -> Values:
@@ -141,9 +140,19 @@ class Tape(nn.Module):
     def _value(self, node: Node, values: Values) -> Any:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.traced)
-        call = self._convolution(node) if node.target is CONVOLUTION else node.target
+        call: Any = Convolution(self.convolve) if self._is_lowered(node) else node.target
         arguments, keywords = map_arg((node.args, node.kwargs), values.__getitem__)
-        return call(*arguments, **keywords)
+        return _attempt(node, call, *arguments, **keywords)
+
+
+def _trace(generator: nn.Module, condition: Tensor) -> fx.GraphModule:
+    """A graph of PyTorch's operations, without changes in place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
+        program = torch.export.export(generator, (condition,)).run_decompositions(DECOMPOSITIONS)
+        traced = program.module(check_guards=False)
+    assert isinstance(traced, fx.GraphModule)
+    return traced
 
 
 def _check_names(trainable: Sequence[str], known: Sequence[str]) -> None:
@@ -171,6 +180,13 @@ def _lacking(node: Node, details: str = "") -> ConversionError:
         f"{module or 'the outermost module'} of the generator. Replace it, or train only what "
         f"comes after it."
     )
+
+
+def _attempt(node: Node, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    try:
+        return call(*arguments, **keywords)
+    except NotImplementedError as error:
+        raise _lacking(node, f" with {error}") from None
 
 
 def _sum(first: Any, second: Any) -> Any:

@@ -1,0 +1,239 @@
+"""The fitting step: the way back, the sums, Adam, and their graphs in three runtimes.
+
+The reference is a plain fine-tuning in float64: autograd, PGN.gradient, torch.optim.Adam.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_close
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import pgn
+from pgn import ConversionError, PgnError
+from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalise, trainable
+from pgn.avatar.generator import TRAINABLE
+from pgn_export import coreml, mil, onnx, tflite
+from pgn_export.fitting import Fitting, adam_inputs, build, convolutions, tensor_name
+from pgn_export.fitting.convolutions import Convolve
+from pgn_export.fitting.graphs import MEAN, NEW, SQUARE, SUM, Gradient, Update
+from pgn_export.fitting.rules import RULES
+from pgn_export.fitting.tape import Tape
+from pgn_export.graph import Conversion, Graph, Tensors, TargetFeatures
+from pgn_runtime import backends
+
+aten = torch.ops.aten
+Arrays = Mapping[str, NDArray[Any]]
+BOTH_WAYS = pytest.mark.parametrize("convolve", [convolutions.whole, convolutions.by_taps])
+
+
+def person(seed: int = 0) -> PersonalGenerator:
+    """A tiny one, with every kind of block of the real one, float64."""
+    torch.manual_seed(seed)
+    generator = Generator(GeneratorConfig(32, (3, 4, 6), 2))
+    return personalise(generator, 0.3 * torch.randn(generator.style_size)).double()
+
+
+def images(count: int, size: tuple[int, int] = (32, 32), seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Conditions and photos, (count, 3, *size) float64."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.rand(2, count, 3, *size, dtype=torch.float64, generator=generator)
+    return found[0], found[1]
+
+
+class Zoo(nn.Module):
+    """Every supported layer once, on odd sizes: (N, 3, 9, 11) -> (N, 3, 9, 11)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 5, stride=2, padding=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.batch = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 16, (1, 3), padding=(0, 1), groups=2, bias=False)
+        self.instance = nn.InstanceNorm2d(16, affine=True)
+        self.measured = nn.InstanceNorm2d(16, track_running_stats=True)
+        self.groups = nn.GroupNorm(4, 16)
+        self.style = nn.Linear(16, 32)
+        self.inplace = nn.ReLU(inplace=True)
+        self.leaky = nn.LeakyReLU(0.2)
+        self.shuffle = nn.PixelShuffle(2)
+        self.even = nn.Conv2d(8, 4, 4, padding=1)
+        self.image = nn.Conv2d(4, 3, 1)
+        for norm in (self.batch, self.measured):
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        x = self.inplace(self.batch(self.depthwise(self.stem(condition))))
+        x = self.leaky(self.instance(self.grouped(x)))
+        x = self.groups(x) - self.measured(x) / 2
+        scale, bias = self.style(x.mean((2, 3)))[..., None, None].chunk(2, 1)
+        x = torch.tanh(x * (1 + scale) + bias)  # (N, 16, 5, 6)
+        x = self.shuffle(torch.cat([x, 1 - x**2], 1)[:, :16].contiguous())  # (N, 4, 10, 12)
+        x = torch.cat([x, F.avg_pool2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), 2)], 1)
+        x = F.interpolate(x, (13, 9), mode="bilinear", align_corners=False)
+        x = self.even(F.pad(x, (2, 1, 0, 0), value=0.5))  # (N, 4, 12, 11)
+        x = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-3)
+        return torch.sigmoid(self.image(x[:, :, 1:-2].flatten(2).reshape(-1, 4, 9, 11)))
+
+
+def autograd(generator: nn.Module, names: Sequence[str], condition: Tensor, g: Tensor) -> Tensors:
+    parameters = {name: dict(generator.named_parameters())[name] for name in names}
+    image = generator.eval()(condition)
+    found = torch.autograd.grad(image, list(parameters.values()), g)
+    return dict(zip(names, found, strict=True))
+
+
+def check_way_back(
+    generator: nn.Module, names: Sequence[str], condition: Tensor, convolve: Convolve
+) -> Tape:
+    """Image and gradients of every named parameter are autograd's."""
+    generator.requires_grad_(True)
+    tape = Tape(generator, condition, names, convolve)
+    given = {name: dict(generator.named_parameters())[name].detach() for name in names}
+    values = tape.run(tape.prefix(condition), given)
+    image = generator.eval()(condition).detach()
+    assert_close(values[tape.image], image, 1e-12)
+    g = torch.randn(image.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    wanted = autograd(generator, names, condition, g)
+    found = tape.pull_back(values, g)
+    assert found.keys() == wanted.keys()
+    for name in names:
+        assert_close(found[name], wanted[name], 1e-10)
+    return tape
+
+
+# --- the way back
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("preset", TRAINABLE)
+def test_every_preset_goes_back_as_autograd_does(preset: str, convolve: Convolve) -> None:
+    generator = person()
+    condition, _ = images(3, (16, 24))
+    tape = check_way_back(generator, trainable(generator, preset), condition, convolve)
+    assert (tape.boundary == [tape.condition]) == (preset == "all")
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_layer_goes_back_as_autograd_does(count: int, convolve: Convolve) -> None:
+    torch.manual_seed(0)
+    zoo = Zoo().double()
+    condition, _ = images(count, (9, 11))
+    check_way_back(zoo, [name for name, _ in zoo.named_parameters()], condition, convolve)
+
+
+def test_parameters_come_from_outside() -> None:
+    """The traced copy's own are stale: they must not be used."""
+    generator, other = person(0), person(1)
+    condition, _ = images(1, (16, 16))
+    names = trainable(generator, "all")
+    tape = Tape(generator, condition, names, convolutions.whole)
+    others = {name: value.detach() for name, value in other.named_parameters()}
+    values = tape.run(tape.prefix(condition), others)
+    assert_close(values[tape.image], other(condition).detach(), 1e-12)
+    g = torch.ones_like(condition)
+    wanted = autograd(other, names, condition, g)
+    for name, found in tape.pull_back(values, g).items():
+        assert_close(found, wanted[name], 1e-10)
+
+
+def _without_a_tap(g: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    found = CORRECT_WEIGHT_GRADIENT(g, x, weight, *rest).clone()
+    found[..., 0, 0] = 0
+    return found
+
+
+CORRECT_WEIGHT_GRADIENT = convolutions.weight_gradient
+PLANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "wrong sign": lambda patch: patch.setitem(
+        RULES, aten.sub.Tensor, (RULES[aten.add.Tensor][0], RULES[aten.add.Tensor][1])
+    ),
+    "missing tap": lambda patch: patch.setattr(convolutions, "weight_gradient", _without_a_tap),
+    "stale weight": lambda patch: patch.setattr(
+        convolutions,
+        "input_gradient",
+        lambda g, x, weight, *rest: CORRECT_INPUT_GRADIENT(g, x, weight * 1.001, *rest),
+    ),
+}
+CORRECT_INPUT_GRADIENT = convolutions.input_gradient
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_fault_is_seen(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    PLANTS[plant](monkeypatch)
+    generator = person()
+    condition, _ = images(1, (16, 16))
+    with pytest.raises(AssertionError, match="worst element"):
+        check_way_back(generator, trainable(generator, "all"), condition, convolutions.whole)
+
+
+# --- the step, in PyTorch
+
+
+def reference_gradients(
+    generator: nn.Module, names: Sequence[str], net: pgn.PGN, data: tuple[Tensor, Tensor]
+) -> Tensors:
+    """Of the mean over photos of the closed form, by autograd."""
+    condition, photo = data
+    image = generator(condition)
+    g = net.gradient(image.detach(), photo, mse_weight=20.0) / len(photo)
+    return autograd(generator, names, condition, g)
+
+
+@pytest.mark.parametrize("backbone", ["lite", "unet"])
+def test_sums_are_the_scaled_gradients(backbone: str) -> None:
+    """With and without a branch of the target's own; two micro-batches."""
+    generator, data = person(), images(4)
+    torch.manual_seed(3)
+    net = pgn.PGN(pgn.PGNConfig(backbone)).double().eval()
+    names = trainable(generator, "decoder")
+    tape = Tape(generator, data[0][:2], names, convolutions.whole)
+    fitting = Fitting(generator, net, names, (32, 32), microbatch=2)
+    step = Gradient(tape, fitting).double()
+    inputs = {tensor_name(n): p.detach() for n, p in generator.named_parameters() if n in names}
+    sums = {SUM + name: torch.zeros_like(value) for name, value in inputs.items()}
+    for condition, photo in zip(data[0].split(2), data[1].split(2), strict=True):
+        boundary = {f"prefix_{k}": v for k, v in enumerate(tape.prefix(condition))}
+        features = TargetFeatures(net).double()(photo) if backbone == "lite" else {}
+        with torch.no_grad():
+            out = step(**inputs, **sums, **boundary, photo=photo, **features)
+        sums = {name: out[NEW + name] for name in sums}
+        assert_close(out["generated"], generator(condition).detach(), 1e-12)
+        difference = pgn.images.normalise(out["generated"]) - pgn.images.normalise(photo)
+        assert_close(out["mse"], (difference**2).mean((1, 2, 3)), 1e-12)
+    wanted = reference_gradients(generator, names, net, data)
+    for name in names:
+        scale = 4 * 3 * 32 * 32 / 2
+        assert_close(sums[SUM + tensor_name(name)] / scale, wanted[name], 1e-9)
+
+
+def test_twenty_updates_are_torchs_adam() -> None:
+    """On gradients down to 1e-9, where epsilon matters, scaled as the sums are."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 3, dtype=torch.float64, generator=generator)
+    parameter = nn.Parameter(start.clone())
+    optimiser = torch.optim.Adam([parameter], lr=1e-3)
+    state = {"x": start, MEAN + "x": torch.zeros(2, 3), SQUARE + "x": torch.zeros(2, 3)}
+    scale = 8 * 3 * 10 * 20 / 2
+    for step in range(1, 21):
+        g = torch.randn(2, 3, dtype=torch.float64, generator=generator)
+        parameter.grad = g * torch.tensor([[1e-9, 1e-8, 1e-6], [1e-4, 1.0, 0.0]])
+        optimiser.step()
+        numbers = adam_inputs(1e-3, step, photos=8, size=(10, 20))
+        assert {tuple(number.shape) for number in numbers.values()} == {(1,)}
+        out = Update(["x"])(**state, **{SUM + "x": parameter.grad * scale}, **numbers)
+        state = {name: out[NEW + name] for name in state}
+    assert_close(state["x"] - start, (parameter - start).detach(), 1e-6)  # numbers are float32
