@@ -18,7 +18,6 @@ from pgn import backbones, heads
 from pgn.errors import PgnError
 from pgn.images import check_pair, denormalise, normalise, pixel_per_u
 
-
 MAX_SCALE = 1e9  # of alpha, beta, gamma; more is a damaged file
 
 

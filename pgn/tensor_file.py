@@ -98,8 +98,8 @@ class Kind:
             ) from None
         if version != FORMAT_VERSION:
             raise PgnError(
-                f"checkpoint: {path} has format {version!r:.20}, this version reads {FORMAT_VERSION}. "
-                f"If it is newer, upgrade pgn-edge."
+                f"checkpoint: {path} has format {version!r:.20}, this version reads "
+                f"{FORMAT_VERSION}. If it is newer, upgrade pgn-edge."
             )
         return described
 

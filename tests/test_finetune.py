@@ -92,6 +92,8 @@ def test_fine_tuning_is_adam_on_the_mean_loss_of_the_photos(
     guidance, scalar = LOSSES[name]
     found, conditions, photos = head(torch.float64)
     wanted = copy.deepcopy(found)
+    for parameter in found.parameters():
+        parameter.grad = torch.ones_like(parameter)  # of an earlier backward pass
     options = FineTuneOptions(steps=4, learning_rate=FAST, microbatch=microbatch)
     fine_tune(found, conditions, photos, guidance(), options)
     plain_loop(wanted, scalar(photos), conditions, steps=4)

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgn_export.fitting import convolutions, resampling
-from pgn_export.fitting.convolutions import Convolve, Geometry
+from pgn_export.fitting.convolutions import Geometry, Lowering
+from pgn_export.fitting.graphs import LOWERINGS
 from pgn_export.fitting.rules import RULES, Convolution, Rule
 
 LIMIT = 1e-11  # of the largest element
 aten = torch.ops.aten
+EVERY_LOWERING = pytest.mark.parametrize("lowering", LOWERINGS.values(), ids=LOWERINGS)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -164,11 +166,11 @@ def depthwise(channels: int, kernel: int, stride: int) -> tuple[Tensor, Tensor, 
     return noise(2, channels, 6, 7), weight, Geometry((stride, stride), padding, channels)
 
 
-def check_convolution(layer: tuple[Tensor, Tensor, Geometry], convolve: Convolve) -> None:
+def check_convolution(layer: tuple[Tensor, Tensor, Geometry], lowering: Lowering) -> None:
     x, weight, geometry = layer
     wanted = F.conv2d(x, weight, None, geometry.stride, geometry.padding, 1, geometry.groups)
-    assert_close(convolve(x, weight, geometry), wanted, LIMIT)
-    call = Convolution(convolve)
+    assert_close(lowering.convolve(x, weight, geometry), wanted, LIMIT)
+    call = Convolution(lowering)
     bias = noise(len(weight), seed=5)
     how = (geometry.stride, geometry.padding, (1, 1), geometry.groups)
     assert_close(call(x, weight, bias, *how), wanted + bias[:, None, None], LIMIT)
@@ -185,32 +187,35 @@ def check_convolution(layer: tuple[Tensor, Tensor, Geometry], convolve: Convolve
             assert float((found - gradient).abs().max()) <= limit * float(gradient.abs().max())
 
 
-@pytest.mark.parametrize("convolve", [convolutions.whole, convolutions.by_taps])
+@EVERY_LOWERING
 @given(layer=layers())
 @settings(max_examples=80, deadline=None)
 def test_a_convolution_and_its_gradients(
-    convolve: Convolve, layer: tuple[Tensor, Tensor, Geometry]
+    lowering: Lowering, layer: tuple[Tensor, Tensor, Geometry]
 ) -> None:
-    check_convolution(layer, convolve)
+    check_convolution(layer, lowering)
 
 
-@pytest.mark.parametrize("convolve", [convolutions.whole, convolutions.by_taps])
+@EVERY_LOWERING
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_depthwise_convolution(convolve: Convolve, kernel: int, stride: int) -> None:
-    check_convolution(depthwise(5, kernel, stride), convolve)
+def test_a_depthwise_convolution(lowering: Lowering, kernel: int, stride: int) -> None:
+    check_convolution(depthwise(5, kernel, stride), lowering)
+
+
+DILATED = Convolution(LOWERINGS["onnx"])
 
 
 @pytest.mark.parametrize(
     ("call", "word"),
     [
         (lambda: resampling.nearest_gradient(noise(1, 1, 5, 4), noise(1, 1, 2, 2)), "scale"),
-        (lambda: Convolution(convolutions.whole)(noise(*X), noise(1, 3, 3, 3), None, (1, 1), (1, 1), (2, 2)), "dilation"),
+        (lambda: DILATED(noise(*X), noise(1, 3, 3, 3), None, (1, 1), (1, 1), (2, 2)), "dilation"),
         (lambda: RULES[aten.pow.Tensor_Scalar][0](noise(2), noise(2), noise(2), 3), "exponent 3"),
         (lambda: RULES[aten.slice.Tensor][0](noise(2), noise(2), noise(4), 0, 0, 4, 2), "step 2"),
-        (lambda: RULES[aten.pad.default][0](noise(4), noise(4), noise(2), [1, 1], "reflect"), "reflect"),
+        (lambda: RULES[aten.pad.default][0](noise(4), noise(4), noise(2), [1, 1], "wrap"), "wrap"),
     ],
-)  # fmt: skip
+)
 def test_what_a_rule_lacks_is_said(call: Callable[[], Any], word: str) -> None:
     with pytest.raises(NotImplementedError, match=word):
         call()

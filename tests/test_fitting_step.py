@@ -24,9 +24,9 @@ from pgn import ConversionError, PgnError
 from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalise, trainable
 from pgn.avatar.generator import TRAINABLE
 from pgn_export import coreml, mil, onnx, tflite
-from pgn_export.fitting import Fitting, adam_inputs, build, convolutions, tensor_name
-from pgn_export.fitting.convolutions import Convolve
-from pgn_export.fitting.graphs import MEAN, NEW, SQUARE, SUM, Gradient, Update
+from pgn_export.fitting import Fitting, adam_numbers, build, convolutions, tensor_name
+from pgn_export.fitting.convolutions import Lowering
+from pgn_export.fitting.graphs import LOWERINGS, MEAN, NEW, SQUARE, SUM, Gradient, Update
 from pgn_export.fitting.rules import RULES
 from pgn_export.fitting.tape import Tape
 from pgn_export.graph import Conversion, Graph, Tensors, TargetFeatures
@@ -34,7 +34,7 @@ from pgn_runtime import backends
 
 aten = torch.ops.aten
 Arrays = Mapping[str, NDArray[Any]]
-BOTH_WAYS = pytest.mark.parametrize("convolve", [convolutions.whole, convolutions.by_taps])
+EVERY_LOWERING = pytest.mark.parametrize("target", LOWERINGS)
 
 
 def person(seed: int = 0) -> PersonalGenerator:
@@ -52,7 +52,7 @@ def images(count: int, size: tuple[int, int] = (32, 32), seed: int = 1) -> tuple
 
 
 class Zoo(nn.Module):
-    """Every supported layer once, on odd sizes: (N, 3, 9, 11) -> (N, 3, 9, 11)."""
+    """Every supported layer once, on odd sizes: (N, 3, H, W) -> (N, 3, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,17 +75,18 @@ class Zoo(nn.Module):
             norm.running_var.uniform_(0.5, 2)
 
     def forward(self, condition: Tensor) -> Tensor:
+        height, width = condition.shape[2:]
         x = self.inplace(self.batch(self.depthwise(self.stem(condition))))
         x = self.leaky(self.instance(self.grouped(x)))
         x = self.groups(x) - self.measured(x) / 2
         scale, bias = self.style(x.mean((2, 3)))[..., None, None].chunk(2, 1)
-        x = torch.tanh(x * (1 + scale) + bias)  # (N, 16, 5, 6)
-        x = self.shuffle(torch.cat([x, 1 - x**2], 1)[:, :16].contiguous())  # (N, 4, 10, 12)
+        x = torch.tanh(x * (1 + scale) + bias)  # (N, 16, (H + 1) / 2, (W + 1) / 2)
+        x = self.shuffle(torch.cat([x, 1 - x**2], 1)[:, :16].contiguous())  # (N, 4, H + 1, W + 1)
         x = torch.cat([x, F.avg_pool2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), 2)], 1)
-        x = F.interpolate(x, (13, 9), mode="bilinear", align_corners=False)
-        x = self.even(F.pad(x, (2, 1, 0, 0), value=0.5))  # (N, 4, 12, 11)
+        x = F.interpolate(x, (height + 4, width - 2), mode="bilinear", align_corners=False)
+        x = self.even(F.pad(x, (2, 1, 0, 0), value=0.5))  # (N, 4, H + 3, W)
         x = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-3)
-        return torch.sigmoid(self.image(x[:, :, 1:-2].flatten(2).reshape(-1, 4, 9, 11)))
+        return torch.sigmoid(self.image(x[:, :, 1:-2].flatten(2).reshape(-1, 4, height, width)))
 
 
 def autograd(generator: nn.Module, names: Sequence[str], condition: Tensor, g: Tensor) -> Tensors:
@@ -96,11 +97,11 @@ def autograd(generator: nn.Module, names: Sequence[str], condition: Tensor, g: T
 
 
 def check_way_back(
-    generator: nn.Module, names: Sequence[str], condition: Tensor, convolve: Convolve
+    generator: nn.Module, names: Sequence[str], condition: Tensor, lowering: Lowering
 ) -> Tape:
     """Image and gradients of every named parameter are autograd's."""
     generator.requires_grad_(True)
-    tape = Tape(generator, condition, names, convolve)
+    tape = Tape(generator, condition, names, lowering)
     given = {name: dict(generator.named_parameters())[name].detach() for name in names}
     values = tape.run(tape.prefix(condition), given)
     image = generator.eval()(condition).detach()
@@ -117,22 +118,22 @@ def check_way_back(
 # --- the way back
 
 
-@BOTH_WAYS
+@EVERY_LOWERING
 @pytest.mark.parametrize("preset", TRAINABLE)
-def test_every_preset_goes_back_as_autograd_does(preset: str, convolve: Convolve) -> None:
+def test_every_preset_goes_back_as_autograd_does(preset: str, target: str) -> None:
     generator = person()
     condition, _ = images(3, (16, 24))
-    tape = check_way_back(generator, trainable(generator, preset), condition, convolve)
+    tape = check_way_back(generator, trainable(generator, preset), condition, LOWERINGS[target])
     assert (tape.boundary == [tape.condition]) == (preset == "all")
 
 
-@BOTH_WAYS
+@EVERY_LOWERING
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_layer_goes_back_as_autograd_does(count: int, convolve: Convolve) -> None:
+def test_every_layer_goes_back_as_autograd_does(count: int, target: str) -> None:
     torch.manual_seed(0)
     zoo = Zoo().double()
     condition, _ = images(count, (9, 11))
-    check_way_back(zoo, [name for name, _ in zoo.named_parameters()], condition, convolve)
+    check_way_back(zoo, [name for name, _ in zoo.named_parameters()], condition, LOWERINGS[target])
 
 
 def test_parameters_come_from_outside() -> None:
@@ -140,7 +141,7 @@ def test_parameters_come_from_outside() -> None:
     generator, other = person(0), person(1)
     condition, _ = images(1, (16, 16))
     names = trainable(generator, "all")
-    tape = Tape(generator, condition, names, convolutions.whole)
+    tape = Tape(generator, condition, names, LOWERINGS["onnx"])
     others = {name: value.detach() for name, value in other.named_parameters()}
     values = tape.run(tape.prefix(condition), others)
     assert_close(values[tape.image], other(condition).detach(), 1e-12)
@@ -177,7 +178,7 @@ def test_a_planted_fault_is_seen(plant: str, monkeypatch: pytest.MonkeyPatch) ->
     generator = person()
     condition, _ = images(1, (16, 16))
     with pytest.raises(AssertionError, match="worst element"):
-        check_way_back(generator, trainable(generator, "all"), condition, convolutions.whole)
+        check_way_back(generator, trainable(generator, "all"), condition, LOWERINGS["onnx"])
 
 
 # --- the step, in PyTorch
@@ -200,7 +201,7 @@ def test_sums_are_the_scaled_gradients(backbone: str) -> None:
     torch.manual_seed(3)
     net = pgn.PGN(pgn.PGNConfig(backbone)).double().eval()
     names = trainable(generator, "decoder")
-    tape = Tape(generator, data[0][:2], names, convolutions.whole)
+    tape = Tape(generator, data[0][:2], names, LOWERINGS["onnx"])
     fitting = Fitting(generator, net, names, (32, 32), microbatch=2)
     step = Gradient(tape, fitting).double()
     inputs = {tensor_name(n): p.detach() for n, p in generator.named_parameters() if n in names}
@@ -232,8 +233,146 @@ def test_twenty_updates_are_torchs_adam() -> None:
         g = torch.randn(2, 3, dtype=torch.float64, generator=generator)
         parameter.grad = g * torch.tensor([[1e-9, 1e-8, 1e-6], [1e-4, 1.0, 0.0]])
         optimiser.step()
-        numbers = adam_inputs(1e-3, step, photos=8, size=(10, 20))
-        assert {tuple(number.shape) for number in numbers.values()} == {(1,)}
+        numbers = {
+            name: torch.tensor([value], dtype=torch.float64)
+            for name, value in adam_numbers(1e-3, step, photos=8, size=(10, 20)).items()
+        }
         out = Update(["x"])(**state, **{SUM + "x": parameter.grad * scale}, **numbers)
         state = {name: out[NEW + name] for name in state}
-    assert_close(state["x"] - start, (parameter - start).detach(), 1e-6)  # numbers are float32
+    assert_close(state["x"] - start, (parameter - start).detach(), 1e-9)
+
+
+# --- what cannot be lowered
+
+
+class Gamma(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lgamma(x)
+
+
+def with_layer(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.ReLU(), layer), nn.Conv2d(3, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Gamma(), ["aten.lgamma", "in 1.1 of"]),
+        (nn.Conv2d(3, 3, 3, padding=2, dilation=2), ["aten.conv2d", "dilation", "in 1.1 of"]),
+        (nn.ReflectionPad2d((1, -1, 1, -1)), ["aten.pad", "reflect", "in 1.1 of"]),
+        (nn.MaxPool2d(3, 1, 1), ["max_pool2d", "in 1.1 of"]),
+    ],
+)
+def test_an_operation_without_a_way_back_is_named(layer: nn.Module, words: list[str]) -> None:
+    generator, (condition, _) = with_layer(layer).double(), images(1, (8, 8))
+    lowering = LOWERINGS["onnx"]
+    with pytest.raises(ConversionError) as caught:
+        tape = Tape(generator, condition, ["0.weight"], lowering)
+        values = tape.run(tape.prefix(condition), dict(generator.named_parameters()))
+        tape.pull_back(values, torch.ones_like(condition))
+    assert all(word in str(caught.value) for word in words), caught.value
+    tape = Tape(generator, condition, ["2.weight"], lowering)  # what comes after it goes
+    assert tape.boundary != [tape.condition]
+
+
+def fitting_of(generator: nn.Module, trainable: Sequence[str], size: int = 32) -> Fitting:
+    net = pgn.PGN(pgn.PGNConfig("lite", options={"widths": ((4,), (6,), (8,))}))
+    return Fitting(generator, net, trainable, (size, size), microbatch=2)
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        out: Tensor = self.layer(condition)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("generator", "names", "words"),
+    [
+        (Unused(), ["layer.wieght"], "Did you mean 'layer.weight'"),
+        (Unused(), [], "expected some of unused, layer.weight"),
+        (Unused(), ["unused"], "'unused' has no influence"),
+        (Unused(), ["layer.weight", "layer.weight"], "Name them once"),
+        (nn.Conv2d(3, 4, 1), ["weight"], "expected an image of the same shape"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(
+    generator: nn.Module, names: list[str], words: str
+) -> None:
+    with pytest.raises(PgnError, match=words):
+        build(fitting_of(generator, names), "onnx")
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(PgnError, match="Did you mean 'onnx'"):
+        build(fitting_of(Unused(), ["layer.weight"]), "onxx")
+
+
+# --- the graphs in their runtimes
+
+CONVERTERS = {"onnx": onnx, "tflite": tflite, "coreml": coreml}
+
+
+class Exported:
+    """The graphs of a fitting, converted; `run` executes one by name."""
+
+    def __init__(self, fitting: Fitting, target: str, folder: Path, names: Sequence[str]) -> None:
+        self.fitting = fitting
+        self.graphs = build(fitting, target)
+        self.run: dict[str, Callable[[Arrays], Arrays]] = {}
+        self.paths = {name: folder / f"{name}{CONVERTERS[target].SUFFIX}" for name in names}
+        for name, path in self.paths.items():
+            CONVERTERS[target].export(Conversion(self.graphs[name]), path)
+            self.run[name] = (
+                mil.load(path).run if target == "coreml" else backends.load(path, 1).run
+            )
+
+
+def arrays(tensors: Tensors) -> dict[str, NDArray[Any]]:
+    return {name: value.detach().float().numpy() for name, value in tensors.items()}
+
+
+def check_graph(exported: Exported, name: str, limit: float) -> None:
+    """On noise in all inputs, against the graph's module in float64."""
+    graph = exported.graphs[name]
+    generator = torch.Generator().manual_seed(4)
+    inputs = {
+        key: value + 0.1 * torch.rand(value.shape, generator=generator)
+        for key, value in graph.inputs.items()
+    }
+    found = exported.run[name](arrays(inputs))
+    with torch.no_grad():
+        wanted = copy.deepcopy(graph.module).double()(**{k: v.double() for k, v in inputs.items()})
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert found[key].dtype == np.float32
+        assert_close(found[key], value, limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", CONVERTERS)
+def test_a_persons_graphs_in_a_runtime(target: str, tmp_path: Path) -> None:
+    generator = person().float()
+    fitting = fitting_of(generator, trainable(generator, "decoder"))
+    names = ["prefix", "target_features", "gradient", "update", "render"]
+    exported = Exported(fitting, target, tmp_path, names)
+    assert exported.graphs.keys() == set(names)
+    for name in names:
+        check_graph(exported, name, 3e-5)
+        assert OPERATIONS[target](exported.paths[name]) <= ALLOWED[target]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", CONVERTERS)
+def test_every_layers_gradient_in_a_runtime(target: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    zoo = Zoo()
+    fitting = fitting_of(zoo, [name for name, _ in zoo.named_parameters()], 33)
+    exported = Exported(fitting, target, tmp_path, ["gradient"])
+    check_graph(exported, "gradient", 3e-5)
+    assert OPERATIONS[target](exported.paths["gradient"]) <= ALLOWED[target]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pgn_export import onnx as target
 from pgn_export import onnx_precision
-from pgn_export.precision import float_size
 from pgn_export.graph import Conversion, Tensors, example, trace
+from pgn_export.precision import float_size
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.onnx, not ours
 

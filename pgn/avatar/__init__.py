@@ -3,6 +3,7 @@
 Reference: Zakharov et al., arXiv 1905.08233.
 """
 
+from pgn.avatar.checkpoint import load, save
 from pgn.avatar.discriminator import Discriminator
 from pgn.avatar.embedder import Embedder
 from pgn.avatar.generator import (
@@ -13,14 +14,18 @@ from pgn.avatar.generator import (
     personalise,
     trainable,
 )
+from pgn.avatar.model import Avatar
 
 __all__ = [
     "CONFIGS",
+    "Avatar",
     "Discriminator",
     "Embedder",
     "Generator",
     "GeneratorConfig",
     "PersonalGenerator",
+    "load",
     "personalise",
+    "save",
     "trainable",
 ]

@@ -82,6 +82,7 @@ def fine_tune(
     parameters = [generator.get_parameter(name).requires_grad_() for name in names]
     _check_photos(conditions, photos, parameters[0].dtype)
     optimiser = torch.optim.Adam(parameters, lr=options.learning_rate)
+    optimiser.zero_grad()  # what an earlier backward pass left
     size = options.microbatch or len(photos)
     batches = list(zip(torch.split(conditions, size), torch.split(photos, size), strict=True))
     report = FineTuneReport()

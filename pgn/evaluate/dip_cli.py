@@ -21,10 +21,9 @@ from pgn.evaluate.dip import Run, baselines, fit, judge, pgn_run
 from pgn.evaluate.dip_page import number, write_dip_page
 from pgn.evaluate.dip_results import TARGET, Photo, Results, read_photos
 from pgn.evaluate.dip_summary import FIGURES, Row, interval_text, percent, summarise
+from pgn.evaluate.lpips_metrics import LPIPS_FILES, load_lpips_metrics
 from pgn.evaluate.skip_network import MIN_SIDE, seeded_start
 from pgn.teachers import PerceptualLoss
-
-LPIPS_FILES = {"lpips-alex": "lpips_alex*.safetensors", "lpips-vgg": "lpips_vgg*.safetensors"}
 
 
 def dip_command(
@@ -66,7 +65,7 @@ def dip_command(
     runs = baselines(teacher) if with_baselines else []
     runs += _runs(checkpoint or ["pgn-lite"], mse_weight or [0.0, 20.0])
     _check_names(runs)
-    metrics, left_out = _lpips(lpips)
+    metrics, left_out = load_lpips_metrics(lpips)
     results = Results(
         output,
         {
@@ -103,26 +102,6 @@ def _check_names(runs: Sequence[Run]) -> None:
             f"--checkpoint: more than one run would be called '{name}'. Give each checkpoint and "
             f"weight once; rename one of two checkpoints with the same name."
         )
-
-
-def _lpips(folder: Path | None) -> tuple[dict[str, PerceptualLoss], str]:
-    """The metrics by name; or none, and why: no folder was given and no package is here."""
-    if folder is not None:
-        return {name: _lpips_file(name, folder) for name in LPIPS_FILES}, ""
-    try:
-        return {name: PerceptualLoss(name) for name in LPIPS_FILES}, ""
-    except PgnError as error:
-        return {}, (
-            f"LPIPS is left out. {error} Or: --lpips FOLDER that holds "
-            f"{' and '.join(LPIPS_FILES.values())}; given later, no fit is made again."
-        )
-
-
-def _lpips_file(name: str, folder: Path) -> PerceptualLoss:
-    files = sorted(folder.glob(LPIPS_FILES[name]))
-    if not files:
-        raise PgnError(f"--lpips: {folder} holds no {LPIPS_FILES[name]}, the weights of {name}.")
-    return PerceptualLoss(name, files[0])
 
 
 def _fit_all(

@@ -10,8 +10,9 @@ from typing import Any
 import pgn
 from pgn.evaluate import dip
 from pgn.evaluate.dip import Run
-from pgn.evaluate.dip_results import TARGET, Photo, Record, Results, proxy_name
+from pgn.evaluate.dip_results import TARGET, Photo, Results, proxy_name
 from pgn.evaluate.dip_summary import FIGURES, Row, interval_text, mean_curve, percent
+from pgn.evaluate.study import Record
 from pgn.pages import embed_png, plot_lines, write_page
 
 DIGITS = {"mse": 5}  # of figures; 3 else
@@ -33,7 +34,7 @@ def write_dip_page(
         path,
         Path(__file__).with_name("dip.html"),
         {
-            "settings": results.settings,
+            "settings": results.study.settings,
             "width": size * math.ceil(MIN_WIDTH / size),  # a multiple keeps pixels square
             "constants": dip,
             "summary": [_summary(row) for row in rows],

@@ -8,8 +8,6 @@ dip.json                    settings, and the summary once all fits are there
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +19,21 @@ from torch import Tensor
 from pgn.degrade import to_pil
 from pgn.errors import PgnError
 from pgn.evaluate.dip import Fit, Run, proxy_target
-from pgn.files import atomic_path, find_images, first_line, read_image
+from pgn.evaluate.study import (
+    Record,
+    Study,
+    check_maker,
+    file_sha256,
+    read_record,
+    write_record,
+)
+from pgn.files import atomic_path, find_images, read_image
 from pgn.images import centre_crop
 from pgn.teachers import PerceptualLoss
 
 SUMMARY_NAME = "dip.json"
 TARGET = "target"
 
-Record = dict[str, Any]  # of one fit: FIGURES, and what was measured besides
 FIGURES = {"made_by", "stopped", "steps", "vgg19_at_steps", "vgg19", "mse"}
 
 
@@ -56,7 +61,10 @@ def read_photos(folder: Path, skip: int, count: int, size: int) -> list[Photo]:
         )
     return [
         Photo(
-            f"{index:03}-{path.stem}", index, centre_crop(read_image(path), size)[None], _hash(path)
+            f"{index:03}-{path.stem}",
+            index,
+            centre_crop(read_image(path), size)[None],
+            file_sha256(path),
         )
         for index, path in list(enumerate(paths))[skip : skip + count]
     ]
@@ -72,20 +80,7 @@ class Results:
             PgnError: the folder holds one with other settings, or cannot be written.
         """
         self.folder = folder
-        self.settings = dict(settings)
-        path = folder / SUMMARY_NAME
-        if not path.exists():
-            _write(path, {"settings": self.settings})
-            return
-        before = _read(path).get("settings")
-        if before != self.settings:
-            known = before if isinstance(before, dict) else {}
-            changed = [key for key in settings if known.get(key) != settings[key]]
-            raise PgnError(
-                f"--output: {path} was made with other settings ({', '.join(changed)}: "
-                f"{'; '.join(str(known.get(key)) for key in changed)}). Use the same, or another "
-                f"folder."
-            )
+        self.study = Study(folder, SUMMARY_NAME, settings)
 
     def picture(self, photo: Photo, name: str) -> Path:
         """Where a picture lies: TARGET's, a run's by its name, or one of `proxy_name`."""
@@ -101,14 +96,10 @@ class Results:
         pictures = [self.picture(photo, name) for name in _pictures(run)]
         if not all(file.exists() for file in (path, *pictures)):
             return None
-        record = _read(path)
+        record = read_record(path)
         if not record.keys() >= FIGURES:
             raise PgnError(f"--output: {path} is damaged. Delete it to make it again.")
-        if record["made_by"] != _identity(run):
-            raise PgnError(
-                f"--checkpoint: {path} was made by another checkpoint than this {run.name}. "
-                f"Rename the new one, or use another folder."
-            )
+        check_maker(path, record, run.name, _identity(run))
         return record
 
     def store(self, photo: Photo, run: Run, fit: Fit) -> Record:
@@ -126,7 +117,7 @@ class Results:
             "vgg19": fit.vgg19[-1],
             "mse": float((fit.image - photo.pixels).square().mean()),
         }
-        _write(self._record(photo, run), record)
+        write_record(self._record(photo, run), record)
         return record
 
     def measure(self, photo: Photo, run: Run, metrics: Mapping[str, PerceptualLoss]) -> Record:
@@ -138,12 +129,12 @@ class Results:
             picture = read_image(self.picture(photo, run.name))[None]
             with torch.no_grad():
                 record |= {name: float(metrics[name](picture, photo.pixels)) for name in missing}
-            _write(self._record(photo, run), record)
+            write_record(self._record(photo, run), record)
         return record
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary beside the settings."""
-        _write(self.folder / SUMMARY_NAME, {"settings": self.settings, **summary})
+        self.study.finish(summary)
 
     def _draw(self, photo: Photo, name: str, image: Tensor) -> None:
         with atomic_path(self.picture(photo, name)) as temporary:
@@ -167,23 +158,4 @@ def _identity(run: Run) -> Record:
     if run.net is None:
         return {}
     assert run.net.source is not None
-    return {"checkpoint_sha256": _hash(run.net.source), "mse_weight": run.mse_weight}
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _read(path: Path) -> Record:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PgnError(
-            f"--output: {path} cannot be read ({first_line(error)}). Delete it to make it again."
-        ) from None
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, allow_nan=False), encoding="utf-8")
+    return {"checkpoint_sha256": file_sha256(run.net.source), "mse_weight": run.mse_weight}

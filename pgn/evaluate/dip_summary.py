@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pgn.evaluate.bootstrap import gap_closed, gap_interval
 from pgn.evaluate.dip import DIVERGED, EXACT, MSE, STAGNATED
-from pgn.evaluate.dip_results import Record
+from pgn.evaluate.gaps import measure_gap
+from pgn.evaluate.study import Record
 
 FIGURES = {  # of a fit's last picture: what they are called
     "vgg19": "VGG-19",
@@ -43,27 +42,19 @@ def summarise(records: Mapping[str, Sequence[Record]]) -> list[Row]:
     rows = []
     for run, fits in records.items():
         stops = [fit["stopped"] for fit in fits]
+        gap = measure_gap(losses, run, (MSE, EXACT))
         rows.append(
             Row(
                 run,
                 {name: float(np.mean([fit[name] for fit in fits])) for name in measured},
-                *_gaps(losses, run),
+                gap.closed,
+                gap.interval,
+                gap.by_case,
                 stops.count(DIVERGED),
                 stops.count(STAGNATED),
             )
         )
     return rows
-
-
-def _gaps(
-    losses: Mapping[str, NDArray[np.float64]], run: str
-) -> tuple[float | None, tuple[float, float] | None, list[float | None]]:
-    """The share of the gap that a run closes: of the means, its interval, of each photo."""
-    if not {MSE, EXACT} <= losses.keys():
-        return None, None, [None] * len(losses[run])
-    three = losses[MSE], losses[EXACT], losses[run]
-    by_photo = zip(*(values[:, None] for values in three), strict=True)
-    return gap_closed(*three), gap_interval(*three), [gap_closed(*one) for one in by_photo]
 
 
 def mean_curve(fits: Sequence[Record]) -> tuple[list[int], list[float]]:

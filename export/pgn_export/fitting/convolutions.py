@@ -31,6 +31,14 @@ class Geometry:
 Convolve = Callable[[Tensor, Tensor, Geometry], Tensor]  # x and weight, no bias
 
 
+@dataclass(frozen=True)
+class Lowering:
+    """How a runtime computes with weights that are no constants."""
+
+    convolve: Convolve
+    transposes: bool = False  # it has the transposed convolution, strided or not
+
+
 def whole(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """A convolution as the runtime's own, (N, O, h, w)."""
     return F.conv2d(x, weight, None, geometry.stride, geometry.padding, 1, geometry.groups)
@@ -55,15 +63,21 @@ def by_taps(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
 
 
 def input_gradient(
-    g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, convolve: Convolve
+    g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, lowering: Lowering
 ) -> Tensor:
-    """The gradient of x: g, spread by the stride, convolved with the flipped weights."""
+    """The gradient of x: g, spread by the stride, convolved with the flipped weights.
+
+    Or the transposed convolution, whose time is in adding up columns: it is the faster one where
+    to spread g or to flip the weights takes longer.
+    """
+    if lowering.transposes and (geometry.stride != (1, 1) or weight.numel() > g.numel()):
+        return _transposed(g, x, weight, geometry)
     for axis, stride, padding in zip((2, 3), geometry.stride, geometry.padding, strict=True):
         g = _spread(g, axis, stride, x.shape[axis] + 2 * padding - weight.shape[axis] + 1)
     parts = weight.chunk(geometry.groups)
     transposed = torch.cat([part.transpose(0, 1) for part in parts])  # (C, O/groups, kh, kw)
     back = Geometry((1, 1), _padding_back(weight, geometry), geometry.groups)
-    return convolve(g, transposed.flip(2, 3), back)
+    return lowering.convolve(g, transposed.flip(2, 3), back)
 
 
 def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -82,8 +96,20 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         columns = _padded(columns, 1, geometry.padding)
         taps = _taps(columns, 1, weight, geometry.stride, g.shape[2:])
         found = [g.flatten(2) @ tap.flatten(1, 2) for tap in taps]
-    kernel = torch.stack(found, 3)  # (N*groups, O/groups, C/groups, kh*kw)
-    return kernel.reshape(-1, *weight.shape[:2], kernel.shape[3]).sum(0).reshape(weight.shape)
+    rows = torch.cat(found, 2)  # (N*groups, O/groups, kh*kw*C/groups)
+    rows = rows.reshape(-1, len(weight), len(found), weight.shape[1])
+    return rows.sum(0).transpose(1, 2).reshape(weight.shape)
+
+
+def _transposed(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    left_over = [
+        (side + 2 * padding - taps) % stride
+        for side, padding, taps, stride in zip(
+            x.shape[2:], geometry.padding, weight.shape[2:], geometry.stride, strict=True
+        )
+    ]
+    how = (geometry.stride, geometry.padding, left_over, geometry.groups)
+    return F.conv_transpose2d(g, weight, None, *how)
 
 
 def _apart(x: Tensor, groups: int) -> Tensor:

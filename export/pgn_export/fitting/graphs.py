@@ -9,7 +9,7 @@ render           parameters, condition -> generated
 Parameters, sums and moments go in and out by name: `tensor_name`. The sums begin with zeros; the
 gradient graph adds the gradients of M photos to them, without the factor 2/(CHW) and not divided by
 the number of photos: values of order 1, of which nothing underflows. Both factors are Adam's to
-undo, exactly, by an epsilon that is as much larger (`adam_inputs`).
+undo, exactly, by an epsilon that is as much larger (`adam_numbers`).
 Shapes: images (M, 3, H, W) pixels, M photos at a time; all tensors are float32.
 """
 
@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from pgn import PGN, PgnError
+from pgn.errors import unknown_name
 from pgn.images import pixel_per_u
 from pgn_export.fitting import convolutions
+from pgn_export.fitting.convolutions import Lowering
 from pgn_export.fitting.tape import Tape
 from pgn_export.graph import (
     CachedProxy,
@@ -40,10 +42,10 @@ from pgn_export.graph import (
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
 SUM, MEAN, SQUARE, NEW = "sum_of_", "mean_of_", "square_of_", "new_"  # before a parameter's name
 
-CONVOLVE = {  # with trainable weights
-    "onnx": convolutions.whole,
-    "coreml": convolutions.whole,
-    "tflite": convolutions.by_taps,  # LiteRT: 3 to 7 times as fast as its own convolution
+LOWERINGS = {
+    "onnx": Lowering(convolutions.whole, transposes=True),
+    "coreml": Lowering(convolutions.whole),  # transposes with such weights from iOS 17 on only
+    "tflite": Lowering(convolutions.by_taps),  # LiteRT: 3 to 7 times as fast as its convolution
 }
 
 
@@ -68,56 +70,47 @@ def build(fitting: Fitting, target: str) -> dict[str, Graph]:
     """The graphs by name, traced, for a target's converter: onnx | tflite | coreml.
 
     Raises:
-        PgnError: no such parameters; a generator of no images of this size.
+        PgnError: no such target or parameters; a generator that gives no images of this size.
         ConversionError: an operation of the generator has no way back.
     """
-    generator = torch.Generator().manual_seed(0)
+    if target not in LOWERINGS:
+        raise unknown_name("target", target, LOWERINGS)
     shape = (fitting.microbatch, 3, *fitting.size)
-    condition, photo = torch.rand(2, *shape, generator=generator)
-    tape = Tape(
-        copy.deepcopy(fitting.generator).float(), condition, fitting.trainable, CONVOLVE[target]
-    )
-    parameters = _parameters(fitting)
-    graphs = {"render": trace(Render(tape), {**parameters, "condition": condition})}
-    _check_image(graphs["render"].outputs["generated"], condition)
+    condition, photo = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    generator = copy.deepcopy(fitting.generator).eval().float()
+    _check_image(generator, condition)
+    tape = Tape(generator, condition, fitting.trainable, LOWERINGS[target])
 
-    features: Tensors = {}
-    if has_target_branch(fitting.net):
-        graphs["target_features"] = trace(TargetFeatures(fitting.net), {"target": photo})
-        features = graphs["target_features"].outputs
-    boundary = {"condition": condition}
+    graphs = {}
+    boundary, features = {"condition": condition}, {}
     if tape.boundary != [tape.condition]:
         graphs["prefix"] = trace(Prefix(tape), boundary)
         boundary = graphs["prefix"].outputs
+    if has_target_branch(fitting.net):
+        graphs["target_features"] = trace(TargetFeatures(fitting.net), {"target": photo})
+        features = graphs["target_features"].outputs
+    parameters = _parameters(generator, fitting.trainable)
     sums = {SUM + name: torch.zeros_like(value) for name, value in parameters.items()}
     inputs = {**parameters, **sums, **boundary, "photo": photo, **features}
     graphs["gradient"] = trace(Gradient(tape, fitting), inputs)
-    graphs["update"] = trace(Update(list(parameters)), update_example(parameters))
+    graphs["update"] = trace(Update(list(parameters)), _update_inputs(parameters))
+    graphs["render"] = trace(Render(tape), {**parameters, "condition": condition})
     return graphs
 
 
-def adam_inputs(learning_rate: float, step: int, photos: int, size: Size) -> Tensors:
-    """The numbers that the update takes, each (1,), so that it is Adam on the photos' mean loss.
+def adam_numbers(learning_rate: float, step: int, photos: int, size: Size) -> dict[str, float]:
+    """What the update takes, each as (1,), to be Adam on the mean of the photos' losses.
 
     Args:
         step: from 1.
         photos: whose gradients the sums hold.
     """
     scale = photos * 3 * size[0] * size[1] / 2  # sums / scale = the gradient of the mean
-    numbers = {
+    return {
         "rate": learning_rate / (1 - BETA1**step),
         "square_correction": 1 / (1 - BETA2**step),
         "epsilon": EPSILON * scale,
     }
-    return {name: torch.tensor([value]) for name, value in numbers.items()}
-
-
-def update_example(parameters: Tensors) -> Tensors:
-    """Inputs of the update, all in order, at its first step."""
-    inputs = dict(parameters)
-    for prefix in (MEAN, SQUARE, SUM):
-        inputs |= {prefix + name: torch.zeros_like(value) for name, value in parameters.items()}
-    return inputs | adam_inputs(1e-3, 1, 1, (1, 1))
 
 
 class Prefix(nn.Module):
@@ -183,7 +176,7 @@ class Gradient(nn.Module):
 
 
 class Update(nn.Module):
-    """Adam (Kingma and Ba, arXiv 1412.6980) on the sums; its numbers are made by `adam_inputs`."""
+    """Adam (Kingma and Ba, arXiv 1412.6980) on the sums; its numbers are made by `adam_numbers`."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
@@ -203,16 +196,29 @@ class Update(nn.Module):
         return out
 
 
-def _parameters(fitting: Fitting) -> Tensors:
-    """The trainable ones by `tensor_name`."""
-    known = dict(fitting.generator.named_parameters())
-    found = {tensor_name(name): known[name].detach().float().clone() for name in fitting.trainable}
-    if len(found) < len(fitting.trainable):
-        raise PgnError("trainable: two parameters have one name once dots are underscores.")
+def _parameters(generator: nn.Module, names: Sequence[str]) -> Tensors:
+    """The named ones by `tensor_name`."""
+    known = dict(generator.named_parameters())
+    found = {tensor_name(name): known[name].detach() for name in names}
+    if len(found) < len(names):
+        raise PgnError(
+            f"trainable: got {', '.join(names)}, of which two are the same once every dot is two "
+            f"underscores. Name them once, or rename one."
+        )
     return found
 
 
-def _check_image(image: object, condition: Tensor) -> None:
+def _update_inputs(parameters: Tensors) -> Tensors:
+    """Examples of all that the update takes, in order."""
+    inputs = dict(parameters)
+    for prefix in (MEAN, SQUARE, SUM):
+        inputs |= {prefix + name: torch.zeros_like(value) for name, value in parameters.items()}
+    return inputs | {name: torch.ones(1) for name in adam_numbers(1.0, 1, 1, (1, 1))}
+
+
+@torch.no_grad()
+def _check_image(generator: nn.Module, condition: Tensor) -> None:
+    image = generator(condition)
     shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
     if shape != tuple(condition.shape):
         raise PgnError(

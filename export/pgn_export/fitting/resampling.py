@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgn_export.fitting import convolutions
-from pgn_export.fitting.convolutions import Geometry, Pair
+from pgn_export.fitting.convolutions import Geometry, Lowering, Pair
 
 
 def nearest_gradient(g: Tensor, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def mean_pool_gradient(g: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding
     channels = x.shape[1]
     weight = g.new_full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]))
     geometry = Geometry(stride, padding, channels)
-    return convolutions.input_gradient(g, x, weight, geometry, convolutions.whole)
+    return convolutions.input_gradient(g, x, weight, geometry, Lowering(convolutions.whole))
 
 
 def shuffle_gradient(g: Tensor, factor: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgn_export.fitting import convolutions, resampling
-from pgn_export.fitting.convolutions import Convolve, Geometry
+from pgn_export.fitting.convolutions import Geometry, Lowering
 
 Rule = Callable[..., Any]
 
@@ -43,7 +43,7 @@ def _mean(
 def _power(g: Tensor, _: Tensor, x: Tensor, exponent: float) -> Tensor:
     if exponent != 2:
         raise NotImplementedError(f"exponent {exponent}")
-    return g * (2.0 * x)
+    return (g * 2.0) * x
 
 
 def _concatenate(g: Tensor, _: Tensor, parts: Sequence[Tensor], axis: int = 0) -> Sequence[Tensor]:
@@ -168,18 +168,18 @@ RULES: dict[Any, Sequence[Rule]] = {
 
 
 class Convolution:
-    """aten.conv2d and its rules, by one of the ways to convolve."""
+    """aten.conv2d and its rules, lowered for a runtime."""
 
-    def __init__(self, convolve: Convolve) -> None:
-        self.convolve = convolve
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
         self.rules = (self._input, self._weight, self._bias)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> Tensor:
-        out = self.convolve(x, weight, _geometry(*how))
+        out = self.lowering.convolve(x, weight, _geometry(*how))
         return out if bias is None else out + bias.reshape(1, -1, 1, 1)
 
     def _input(self, g: Tensor, _: Tensor, x: Tensor, weight: Tensor, *more: Any) -> Tensor:
-        return convolutions.input_gradient(g, x, weight, _geometry(*more[1:]), self.convolve)
+        return convolutions.input_gradient(g, x, weight, _geometry(*more[1:]), self.lowering)
 
     def _weight(self, g: Tensor, _: Tensor, x: Tensor, weight: Tensor, *more: Any) -> Tensor:
         return convolutions.weight_gradient(g, x, weight, _geometry(*more[1:]))

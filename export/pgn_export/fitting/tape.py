@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.fx.node import map_arg
 from pgn import ConversionError, PgnError
 from pgn.errors import unknown_name
 from pgn_export.fitting import convolutions
-from pgn_export.fitting.convolutions import Convolve
+from pgn_export.fitting.convolutions import Lowering
 from pgn_export.fitting.decompositions import DECOMPOSITIONS
 from pgn_export.fitting.rules import RULES, Convolution, Rule
 
@@ -33,17 +34,17 @@ class Tape(nn.Module):
     """`generator`(condition) -> image, traced at the size of an example."""
 
     def __init__(
-        self, generator: nn.Module, condition: Tensor, trainable: Sequence[str], convolve: Convolve
+        self, generator: nn.Module, condition: Tensor, trainable: Sequence[str], lowering: Lowering
     ) -> None:
         """Trace a copy of the generator, in evaluation mode.
 
         Args:
             condition: an example, (M, 3, H, W).
             trainable: names of the parameters that will be given from outside.
-            convolve: how to convolve with those.
+            lowering: how to compute with those.
 
         Raises:
-            PgnError: no such parameter, or none.
+            PgnError: no such parameter, none, or one without influence.
             ConversionError: the way back lacks an operation; it is named with its module.
         """
         super().__init__()
@@ -51,16 +52,15 @@ class Tape(nn.Module):
         _check_names(trainable, [name for name, _ in frozen.named_parameters()])
         self.traced = _trace(frozen, condition)
         nodes = list(self.traced.graph.nodes)
-        self.convolve = convolve
-        self.image = nodes[-1].args[0][0]
-        self.condition = next(node for node in nodes if node.op == "placeholder")
+        self.lowering = lowering
+        self.image: Node = nodes[-1].args[0][0]
+        self.condition: Node = next(node for node in nodes if node.op == "placeholder")
         self.trained = {n.target: n for n in nodes if n.op == "get_attr" and n.target in trainable}
+        _check_influence(self.trained, self.image)
         self.varying = _dependents(nodes, self.trained.values())
+        frozen_prefix = _dependents(nodes, [self.condition]) - self.varying
         self.boundary = [
-            node
-            for node in nodes
-            if node in _dependents(nodes, [self.condition]) - self.varying
-            and not self.varying.isdisjoint(node.users)
+            n for n in nodes if n in frozen_prefix and not self.varying.isdisjoint(n.users)
         ]
         self.way_back = [n for n in reversed(nodes) if n in self.varying and n.op != "get_attr"]
         for node in self.way_back:
@@ -105,7 +105,8 @@ class Tape(nn.Module):
     def _rules(self, node: Node) -> Sequence[Rule]:
         if node.target is not CONVOLUTION:
             return RULES.get(node.target, ())
-        return Convolution(self.convolve if self._is_lowered(node) else convolutions.whole).rules
+        frozen = replace(self.lowering, convolve=convolutions.whole)
+        return Convolution(self.lowering if self._is_lowered(node) else frozen).rules
 
     def _is_lowered(self, node: Node) -> bool:
         """Whether it is a convolution with weights that are given from outside."""
@@ -124,13 +125,7 @@ class Tape(nn.Module):
 
     def _evaluate(self, known: Values, wanted: Iterable[Node]) -> Values:
         """`known`, and all values that the `wanted` ones need besides."""
-        needed: set[Node] = set()
-        waiting = list(wanted)
-        while waiting:
-            node = waiting.pop()
-            if node not in known and node not in needed:
-                needed.add(node)
-                waiting += node.all_input_nodes
+        needed = _needed(wanted, known)
         values = dict(known)
         for node in self.traced.graph.nodes:
             if node in needed:
@@ -140,7 +135,7 @@ class Tape(nn.Module):
     def _value(self, node: Node, values: Values) -> Any:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.traced)
-        call: Any = Convolution(self.convolve) if self._is_lowered(node) else node.target
+        call: Any = Convolution(self.lowering) if self._is_lowered(node) else node.target
         arguments, keywords = map_arg((node.args, node.kwargs), values.__getitem__)
         return _attempt(node, call, *arguments, **keywords)
 
@@ -161,6 +156,28 @@ def _check_names(trainable: Sequence[str], known: Sequence[str]) -> None:
     for name in trainable:
         if name not in known:
             raise unknown_name("trainable", name, known)
+
+
+def _check_influence(trained: Mapping[str, Node], image: Node) -> None:
+    needed = _needed([image], ())
+    for name, node in trained.items():
+        if node not in needed:
+            raise PgnError(
+                f"trainable: '{name}' has no influence on the image, expected parameters that have "
+                f"one. Leave it out."
+            )
+
+
+def _needed(wanted: Iterable[Node], known: Container[Node]) -> set[Node]:
+    """What the wanted nodes are computed from, themselves included; nothing behind known ones."""
+    needed: set[Node] = set()
+    waiting = list(wanted)
+    while waiting:
+        node = waiting.pop()
+        if node not in known and node not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    return needed
 
 
 def _dependents(nodes: Sequence[Node], sources: Iterable[Node]) -> set[Node]:
