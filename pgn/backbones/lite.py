@@ -87,7 +87,7 @@ class Lite(Backbone):
                 push = self._push(compared, generated[k] - target[compared])
                 gradient = push if gradient is None else gradient + push
             assert gradient is not None  # the last layer is always compared
-            mask = torch.clamp(generated[k].detach() * MASK_SLOPE, 0.0, 1.0)
+            mask = torch.clamp(generated[k].detach() * MASK_SLOPE, max=1.0)
             gradient = self.transposed[k](gradient * mask)
             if self.pooled[k]:
                 gradient = F.interpolate(gradient * 0.25, scale_factor=2.0, mode="nearest")
