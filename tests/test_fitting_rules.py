@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgn_export.fitting import convolutions, resampling
+from pgn_export.fitting import resampling
 from pgn_export.fitting.convolutions import Geometry, Lowering
 from pgn_export.fitting.graphs import LOWERINGS
 from pgn_export.fitting.rules import RULES, Convolution, Rule

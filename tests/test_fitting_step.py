@@ -5,13 +5,9 @@ The reference is a plain fine-tuning in float64: autograd, PGN.gradient, torch.o
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,14 +19,12 @@ import pgn
 from pgn import ConversionError, PgnError
 from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalise, trainable
 from pgn.avatar.generator import TRAINABLE
-from pgn_export import coreml, mil, onnx, tflite
 from pgn_export.fitting import Fitting, adam_numbers, build, convolutions, tensor_name
 from pgn_export.fitting.convolutions import Lowering
 from pgn_export.fitting.graphs import LOWERINGS, MEAN, NEW, SQUARE, SUM, Gradient, Update
 from pgn_export.fitting.rules import RULES
 from pgn_export.fitting.tape import Tape
-from pgn_export.graph import Conversion, Graph, Tensors, TargetFeatures
-from pgn_runtime import backends
+from pgn_export.graph import TargetFeatures, Tensors
 
 aten = torch.ops.aten
 Arrays = Mapping[str, NDArray[Any]]
@@ -157,6 +151,7 @@ def _without_a_tap(g: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     return found
 
 
+CORRECT_INPUT_GRADIENT = convolutions.input_gradient
 CORRECT_WEIGHT_GRADIENT = convolutions.weight_gradient
 PLANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "wrong sign": lambda patch: patch.setitem(
@@ -169,7 +164,6 @@ PLANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         lambda g, x, weight, *rest: CORRECT_INPUT_GRADIENT(g, x, weight * 1.001, *rest),
     ),
 }
-CORRECT_INPUT_GRADIENT = convolutions.input_gradient
 
 
 @pytest.mark.parametrize("plant", PLANTS)
@@ -206,7 +200,7 @@ def test_sums_are_the_scaled_gradients(backbone: str) -> None:
     step = Gradient(tape, fitting).double()
     inputs = {tensor_name(n): p.detach() for n, p in generator.named_parameters() if n in names}
     sums = {SUM + name: torch.zeros_like(value) for name, value in inputs.items()}
-    for condition, photo in zip(data[0].split(2), data[1].split(2), strict=True):
+    for condition, photo in ((data[0][k : k + 2], data[1][k : k + 2]) for k in (0, 2)):
         boundary = {f"prefix_{k}": v for k, v in enumerate(tape.prefix(condition))}
         features = TargetFeatures(net).double()(photo) if backbone == "lite" else {}
         with torch.no_grad():
@@ -311,68 +305,3 @@ def test_what_cannot_be_fitted_is_refused(
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(PgnError, match="Did you mean 'onnx'"):
         build(fitting_of(Unused(), ["layer.weight"]), "onxx")
-
-
-# --- the graphs in their runtimes
-
-CONVERTERS = {"onnx": onnx, "tflite": tflite, "coreml": coreml}
-
-
-class Exported:
-    """The graphs of a fitting, converted; `run` executes one by name."""
-
-    def __init__(self, fitting: Fitting, target: str, folder: Path, names: Sequence[str]) -> None:
-        self.fitting = fitting
-        self.graphs = build(fitting, target)
-        self.run: dict[str, Callable[[Arrays], Arrays]] = {}
-        self.paths = {name: folder / f"{name}{CONVERTERS[target].SUFFIX}" for name in names}
-        for name, path in self.paths.items():
-            CONVERTERS[target].export(Conversion(self.graphs[name]), path)
-            self.run[name] = (
-                mil.load(path).run if target == "coreml" else backends.load(path, 1).run
-            )
-
-
-def arrays(tensors: Tensors) -> dict[str, NDArray[Any]]:
-    return {name: value.detach().float().numpy() for name, value in tensors.items()}
-
-
-def check_graph(exported: Exported, name: str, limit: float) -> None:
-    """On noise in all inputs, against the graph's module in float64."""
-    graph = exported.graphs[name]
-    generator = torch.Generator().manual_seed(4)
-    inputs = {
-        key: value + 0.1 * torch.rand(value.shape, generator=generator)
-        for key, value in graph.inputs.items()
-    }
-    found = exported.run[name](arrays(inputs))
-    with torch.no_grad():
-        wanted = copy.deepcopy(graph.module).double()(**{k: v.double() for k, v in inputs.items()})
-    assert found.keys() == wanted.keys()
-    for key, value in wanted.items():
-        assert found[key].dtype == np.float32
-        assert_close(found[key], value, limit)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", CONVERTERS)
-def test_a_persons_graphs_in_a_runtime(target: str, tmp_path: Path) -> None:
-    generator = person().float()
-    fitting = fitting_of(generator, trainable(generator, "decoder"))
-    names = ["prefix", "target_features", "gradient", "update", "render"]
-    exported = Exported(fitting, target, tmp_path, names)
-    assert exported.graphs.keys() == set(names)
-    for name in names:
-        check_graph(exported, name, 3e-5)
-        assert OPERATIONS[target](exported.paths[name]) <= ALLOWED[target]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", CONVERTERS)
-def test_every_layers_gradient_in_a_runtime(target: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    zoo = Zoo()
-    fitting = fitting_of(zoo, [name for name, _ in zoo.named_parameters()], 33)
-    exported = Exported(fitting, target, tmp_path, ["gradient"])
-    check_graph(exported, "gradient", 3e-5)
-    assert OPERATIONS[target](exported.paths["gradient"]) <= ALLOWED[target]

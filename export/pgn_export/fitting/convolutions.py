@@ -74,8 +74,9 @@ def input_gradient(
         return _transposed(g, x, weight, geometry)
     for axis, stride, padding in zip((2, 3), geometry.stride, geometry.padding, strict=True):
         g = _spread(g, axis, stride, x.shape[axis] + 2 * padding - weight.shape[axis] + 1)
-    parts = weight.chunk(geometry.groups)
-    transposed = torch.cat([part.transpose(0, 1) for part in parts])  # (C, O/groups, kh, kw)
+    size = len(weight) // geometry.groups
+    parts = [weight[k : k + size].transpose(0, 1) for k in range(0, len(weight), size)]
+    transposed = torch.cat(parts)  # (C, O/groups, kh, kw)
     back = Geometry((1, 1), _padding_back(weight, geometry), geometry.groups)
     return lowering.convolve(g, transposed.flip(2, 3), back)
 

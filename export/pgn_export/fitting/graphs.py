@@ -83,7 +83,7 @@ def build(fitting: Fitting, target: str) -> dict[str, Graph]:
 
     graphs = {}
     boundary, features = {"condition": condition}, {}
-    if tape.boundary != [tape.condition]:
+    if tape.boundary_names != list(boundary):
         graphs["prefix"] = trace(Prefix(tape), boundary)
         boundary = graphs["prefix"].outputs
     if has_target_branch(fitting.net):
@@ -121,7 +121,7 @@ class Prefix(nn.Module):
         self.tape = tape
 
     def forward(self, condition: Tensor) -> Tensors:
-        return {f"prefix_{k}": value for k, value in enumerate(self.tape.prefix(condition))}
+        return dict(zip(self.tape.boundary_names, self.tape.prefix(condition), strict=True))
 
 
 class Render(nn.Module):
@@ -152,10 +152,11 @@ class Gradient(nn.Module):
         self.proxy = CachedProxy(fitting.net) if self.cached else ProxyGraph(fitting.net)
 
     def forward(self, **inputs: Tensor) -> Tensors:
-        boundary = [value for name, value in inputs.items() if _is_boundary(name)]
+        boundary = [inputs[name] for name in self.tape.boundary_names]
         given = {name: inputs[tensor_name(name)] for name in self.tape.trained}
         values = self.tape.run(boundary, given)
         generated, photo = values[self.tape.image], inputs["photo"]
+        difference = (generated - photo) / pixel_per_u(photo)
         features = {name: value for name, value in inputs.items() if name.startswith("features_")}
         seen = features if self.cached else {"target": photo}
         proxy = self.proxy(generated, **seen)["proxy"]
@@ -166,7 +167,7 @@ class Gradient(nn.Module):
                 for name, gradient in gradients.items()
             },
             "generated": generated,
-            "mse": (((generated - photo) / pixel_per_u(photo)) ** 2).mean((1, 2, 3)),
+            "mse": (difference * difference).mean((1, 2, 3)),
         }
 
     def _pull(self, generated: Tensor, proxy: Tensor, photo: Tensor) -> Tensor:
@@ -225,7 +226,3 @@ def _check_image(generator: nn.Module, condition: Tensor) -> None:
             f"generator: gives {shape} for a condition of shape {tuple(condition.shape)}, expected "
             f"an image of the same shape."
         )
-
-
-def _is_boundary(name: str) -> bool:
-    return name == "condition" or name.startswith("prefix_")

@@ -66,6 +66,13 @@ class Tape(nn.Module):
         for node in self.way_back:
             self._check(node)
 
+    @property
+    def boundary_names(self) -> list[str]:
+        """What the boundary's values are called in the graphs."""
+        if self.boundary == [self.condition]:
+            return ["condition"]
+        return [f"prefix_{k}" for k in range(len(self.boundary))]
+
     def prefix(self, condition: Tensor) -> list[Tensor]:
         """The values of the boundary for conditions (M, 3, H, W)."""
         values = self._evaluate({self.condition: condition}, self.boundary)
