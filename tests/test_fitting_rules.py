@@ -76,7 +76,7 @@ CASES: dict[Any, list[tuple[Any, ...]]] = {
     aten.split.Tensor: [(noise(2, 5, 3), 2, 1)],
     aten.split_with_sizes.default: [(noise(2, 5, 3), [1, 4], 1)],
     aten.slice.Tensor: [(noise(*X), 2, 1, -1), (noise(*X), 1, 0, 2), (noise(*X), -1, 3)],
-    aten.pad.default: [(noise(*X), [1, 2, 0, 3]), (noise(*X), [2, -1])],
+    aten.pad.default: [(noise(*X), [1, 2, 0, 3]), (noise(*X), [0, 1, 2, 0, 1, 1])],
     aten.constant_pad_nd.default: [(noise(*X), [1, 2, 0, 3], 0.5)],
     aten.expand.default: [(noise(1, 3, 1), [2, 3, 4]), (noise(3, 1), [2, 3, 4])],
     aten.view.default: [(noise(*X), [2, 3, -1])],
@@ -214,6 +214,7 @@ DILATED = Convolution(LOWERINGS["onnx"])
         (lambda: RULES[aten.pow.Tensor_Scalar][0](noise(2), noise(2), noise(2), 3), "exponent 3"),
         (lambda: RULES[aten.slice.Tensor][0](noise(2), noise(2), noise(4), 0, 0, 4, 2), "step 2"),
         (lambda: RULES[aten.pad.default][0](noise(4), noise(4), noise(2), [1, 1], "wrap"), "wrap"),
+        (lambda: RULES[aten.pad.default][0](noise(4), noise(4), noise(2), [3, -1]), "-1"),
     ],
 )
 def test_what_a_rule_lacks_is_said(call: Callable[[], Any], word: str) -> None:

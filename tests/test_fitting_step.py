@@ -21,7 +21,7 @@ from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalis
 from pgn.avatar.generator import TRAINABLE
 from pgn_export.fitting import Fitting, adam_numbers, build, convolutions, tensor_name
 from pgn_export.fitting.convolutions import Lowering
-from pgn_export.fitting.graphs import LOWERINGS, MEAN, NEW, SQUARE, SUM, Gradient, Update
+from pgn_export.fitting.graphs import LOWERINGS, MEAN, NEW, SQUARE, SUM, VALUE, Gradient, Update
 from pgn_export.fitting.rules import RULES
 from pgn_export.fitting.tape import Tape
 from pgn_export.graph import TargetFeatures, Tensors
@@ -198,8 +198,9 @@ def test_sums_are_the_scaled_gradients(backbone: str) -> None:
     tape = Tape(generator, data[0][:2], names, LOWERINGS["onnx"])
     fitting = Fitting(generator, net, names, (32, 32), microbatch=2)
     step = Gradient(tape, fitting).double()
-    inputs = {tensor_name(n): p.detach() for n, p in generator.named_parameters() if n in names}
-    sums = {SUM + name: torch.zeros_like(value) for name, value in inputs.items()}
+    known = dict(generator.named_parameters())
+    inputs = {VALUE + tensor_name(name): known[name].detach() for name in names}
+    sums = {SUM + tensor_name(name): torch.zeros_like(known[name]) for name in names}
     for condition, photo in ((data[0][k : k + 2], data[1][k : k + 2]) for k in (0, 2)):
         boundary = {f"prefix_{k}": v for k, v in enumerate(tape.prefix(condition))}
         features = TargetFeatures(net).double()(photo) if backbone == "lite" else {}
@@ -221,7 +222,7 @@ def test_twenty_updates_are_torchs_adam() -> None:
     start = torch.randn(2, 3, dtype=torch.float64, generator=generator)
     parameter = nn.Parameter(start.clone())
     optimiser = torch.optim.Adam([parameter], lr=1e-3)
-    state = {"x": start, MEAN + "x": torch.zeros(2, 3), SQUARE + "x": torch.zeros(2, 3)}
+    state = {VALUE + "x": start, MEAN + "x": torch.zeros(2, 3), SQUARE + "x": torch.zeros(2, 3)}
     scale = 8 * 3 * 10 * 20 / 2
     for step in range(1, 21):
         g = torch.randn(2, 3, dtype=torch.float64, generator=generator)
@@ -233,7 +234,7 @@ def test_twenty_updates_are_torchs_adam() -> None:
         }
         out = Update(["x"])(**state, **{SUM + "x": parameter.grad * scale}, **numbers)
         state = {name: out[NEW + name] for name in state}
-    assert_close(state["x"] - start, (parameter - start).detach(), 1e-9)
+    assert_close(state[VALUE + "x"] - start, (parameter - start).detach(), 1e-9)
 
 
 # --- what cannot be lowered

@@ -53,12 +53,11 @@ def by_taps(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         )
     )
     groups, (outputs, inputs) = geometry.groups, weight.shape[:2]
-    matrices = weight.reshape(groups, outputs // groups, inputs, -1).unbind(3)
-    taps = _taps(_padded(x, 2, geometry.padding), 2, weight, geometry.stride, (height, width))
-    terms = [
-        matrix @ tap.reshape(-1, groups, inputs, height * width)
-        for matrix, tap in zip(matrices, taps, strict=True)
-    ]  # (N, groups, O/groups, h*w)
+    # a matrix for each group of each image: LiteRT's converter mistakes products that broadcast
+    kernel = torch.cat([weight.reshape(groups, outputs // groups, inputs, -1)] * len(x))
+    x = _padded(_apart(x, groups), 2, geometry.padding)
+    taps = _taps(x, 2, weight, geometry.stride, (height, width))
+    terms = [matrix @ tap.flatten(2) for matrix, tap in zip(kernel.unbind(3), taps, strict=True)]
     return reduce(torch.add, terms).reshape(-1, outputs, height, width)
 
 

@@ -2,11 +2,11 @@
 
 target_features  photo -> features_0 ...                  once a photo, if the PGN has such a branch
 prefix           condition -> prefix_0 ...                once a photo, if the prefix is not empty
-gradient         parameters, sums, condition or prefix, photo, features -> new sums, generated, mse
-update           parameters, moments, sums, three numbers -> new parameters and moments
-render           parameters, condition -> generated
+gradient         values, sums, condition or prefix, photo, features -> new sums, generated, mse
+update           values, moments, sums, three numbers -> new values and moments
+render           values, condition -> generated
 
-Parameters, sums and moments go in and out by name: `tensor_name`. The sums begin with zeros; the
+Values, moments and sums are those of every trainable parameter, as value_of_<`tensor_name`>. The sums begin with zeros; the
 gradient graph adds the gradients of M photos to them, without the factor 2/(CHW) and not divided by
 the number of photos: values of order 1, of which nothing underflows. Both factors are Adam's to
 undo, exactly, by an epsilon that is as much larger (`adam_numbers`).
@@ -40,7 +40,8 @@ from pgn_export.graph import (
 )
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
-SUM, MEAN, SQUARE, NEW = "sum_of_", "mean_of_", "square_of_", "new_"  # before a parameter's name
+VALUE, SUM, MEAN, SQUARE = "value_of_", "sum_of_", "mean_of_", "square_of_"  # of a parameter
+NEW = "new_"  # before the name of an input that comes out again
 
 LOWERINGS = {
     "onnx": Lowering(convolutions.whole, transposes=True),
@@ -84,17 +85,17 @@ def build(fitting: Fitting, target: str) -> dict[str, Graph]:
     graphs = {}
     boundary, features = {"condition": condition}, {}
     if tape.boundary_names != list(boundary):
-        graphs["prefix"] = trace(Prefix(tape), boundary)
+        graphs["prefix"] = trace(Prefix(tape).eval(), boundary)
         boundary = graphs["prefix"].outputs
     if has_target_branch(fitting.net):
-        graphs["target_features"] = trace(TargetFeatures(fitting.net), {"target": photo})
+        graphs["target_features"] = trace(TargetFeatures(fitting.net).eval(), {"target": photo})
         features = graphs["target_features"].outputs
     parameters = _parameters(generator, fitting.trainable)
-    sums = {SUM + name: torch.zeros_like(value) for name, value in parameters.items()}
-    inputs = {**parameters, **sums, **boundary, "photo": photo, **features}
-    graphs["gradient"] = trace(Gradient(tape, fitting), inputs)
-    graphs["update"] = trace(Update(list(parameters)), _update_inputs(parameters))
-    graphs["render"] = trace(Render(tape), {**parameters, "condition": condition})
+    values, sums = _named(VALUE, parameters), _named(SUM, _zeros(parameters))
+    inputs = {**values, **sums, **boundary, "photo": photo, **features}
+    graphs["gradient"] = trace(Gradient(tape, fitting).eval(), inputs)
+    graphs["update"] = trace(Update(list(parameters)).eval(), _update_inputs(parameters))
+    graphs["render"] = trace(Render(tape).eval(), {**values, "condition": condition})
     return graphs
 
 
@@ -125,14 +126,14 @@ class Prefix(nn.Module):
 
 
 class Render(nn.Module):
-    """(parameters, condition) -> {"generated": ...}."""
+    """(values, condition) -> {"generated": ...}."""
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
         self.tape = tape
 
-    def forward(self, condition: Tensor, **parameters: Tensor) -> Tensors:
-        given = {name: parameters[tensor_name(name)] for name in self.tape.trained}
+    def forward(self, condition: Tensor, **values_of: Tensor) -> Tensors:
+        given = {name: values_of[VALUE + tensor_name(name)] for name in self.tape.trained}
         values = self.tape.run(self.tape.prefix(condition), given)
         return {"generated": values[self.tape.image]}
 
@@ -153,7 +154,7 @@ class Gradient(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensors:
         boundary = [inputs[name] for name in self.tape.boundary_names]
-        given = {name: inputs[tensor_name(name)] for name in self.tape.trained}
+        given = {name: inputs[VALUE + tensor_name(name)] for name in self.tape.trained}
         values = self.tape.run(boundary, given)
         generated, photo = values[self.tape.image], inputs["photo"]
         difference = (generated - photo) / pixel_per_u(photo)
@@ -191,7 +192,7 @@ class Update(nn.Module):
             square = BETA2 * inputs[SQUARE + name] + (1 - BETA2) * (g * g)
             root = torch.sqrt(square * inputs["square_correction"])
             step = inputs["rate"] * mean / (root + inputs["epsilon"])
-            out[NEW + name] = inputs[name] - step
+            out[NEW + VALUE + name] = inputs[VALUE + name] - step
             out[NEW + MEAN + name] = mean
             out[NEW + SQUARE + name] = square
         return out
@@ -211,10 +212,22 @@ def _parameters(generator: nn.Module, names: Sequence[str]) -> Tensors:
 
 def _update_inputs(parameters: Tensors) -> Tensors:
     """Examples of all that the update takes, in order."""
-    inputs = dict(parameters)
-    for prefix in (MEAN, SQUARE, SUM):
-        inputs |= {prefix + name: torch.zeros_like(value) for name, value in parameters.items()}
-    return inputs | {name: torch.ones(1) for name in adam_numbers(1.0, 1, 1, (1, 1))}
+    zeros = _zeros(parameters)
+    return {
+        **_named(VALUE, parameters),
+        **_named(MEAN, zeros),
+        **_named(SQUARE, zeros),
+        **_named(SUM, zeros),
+        **{name: torch.ones(1) for name in adam_numbers(1.0, 1, 1, (1, 1))},
+    }
+
+
+def _named(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _zeros(tensors: Tensors) -> Tensors:
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()

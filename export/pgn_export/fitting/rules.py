@@ -81,9 +81,11 @@ def _pad(
     mode: str = "constant",
     value: Any = None,
 ) -> Tensor:
-    if mode != "constant":
-        raise NotImplementedError(f"mode '{mode}'")
-    return F.pad(g, [-width for width in widths])
+    if mode != "constant" or min(widths) < 0:
+        raise NotImplementedError(f"mode '{mode}' and widths {list(widths)}")
+    for axis, before in enumerate(widths[::2]):  # from the last axis
+        g = g.narrow(-1 - axis, before, x.shape[-1 - axis])
+    return g
 
 
 def _pool(
@@ -140,9 +142,7 @@ RULES: dict[Any, Sequence[Rule]] = {
     ),
     aten.slice.Tensor: (_slice,),
     aten.pad.default: (_pad,),
-    aten.constant_pad_nd.default: (
-        lambda g, out, x, widths, *_: F.pad(g, [-width for width in widths]),
-    ),
+    aten.constant_pad_nd.default: (lambda g, out, x, widths, *_: _pad(g, out, x, widths),),
     aten.expand.default: (lambda g, out, x, *_: unbroadcast(g, x),),
     **dict.fromkeys(
         (

@@ -153,8 +153,7 @@ def _trace(generator: nn.Module, condition: Tensor) -> fx.GraphModule:
         warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
         program = torch.export.export(generator, (condition,)).run_decompositions(DECOMPOSITIONS)
         traced = program.module(check_guards=False)
-    assert isinstance(traced, fx.GraphModule)
-    return traced
+    return fx.GraphModule(traced, traced.graph)  # which has train() and eval() again
 
 
 def _check_names(trainable: Sequence[str], known: Sequence[str]) -> None:
