@@ -21,9 +21,10 @@ from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalis
 from pgn.avatar.generator import TRAINABLE
 from pgn_export.fitting import Fitting, adam_numbers, build, convolutions, tensor_name
 from pgn_export.fitting.convolutions import Lowering
-from pgn_export.fitting.graphs import LOWERINGS, MEAN, NEW, SQUARE, SUM, VALUE, Gradient, Update
+from pgn_export.fitting.graphs import LOWERINGS, Gradient, Update
+from pgn_export.fitting.names import MEAN, NEW, SQUARE, SUM, VALUE
 from pgn_export.fitting.rules import RULES
-from pgn_export.fitting.tape import Tape
+from pgn_export.fitting.tape import Outside, Tape
 from pgn_export.graph import TargetFeatures, Tensors
 
 aten = torch.ops.aten
@@ -90,14 +91,23 @@ def autograd(generator: nn.Module, names: Sequence[str], condition: Tensor, g: T
     return dict(zip(names, found, strict=True))
 
 
+def run(tape: Tape, condition: Tensor, generator: nn.Module) -> dict[Any, Any]:
+    """All values of the tape, with the generator's parameters from outside."""
+    inputs = {"condition": condition, **values_of(generator)}
+    return tape.run({**inputs, **tape.run_prefix(inputs)})
+
+
+def values_of(generator: nn.Module) -> Tensors:
+    return {VALUE + tensor_name(n): value.detach() for n, value in generator.named_parameters()}
+
+
 def check_way_back(
     generator: nn.Module, names: Sequence[str], condition: Tensor, lowering: Lowering
 ) -> Tape:
     """Image and gradients of every named parameter are autograd's."""
     generator.requires_grad_(True)
-    tape = Tape(generator, condition, names, lowering)
-    given = {name: dict(generator.named_parameters())[name].detach() for name in names}
-    values = tape.run(tape.prefix(condition), given)
+    tape = Tape(generator, condition, Outside(names), lowering)
+    values = run(tape, condition, generator)
     image = generator.eval()(condition).detach()
     assert_close(values[tape.image], image, 1e-12)
     g = torch.randn(image.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -118,7 +128,7 @@ def test_every_preset_goes_back_as_autograd_does(preset: str, target: str) -> No
     generator = person()
     condition, _ = images(3, (16, 24))
     tape = check_way_back(generator, trainable(generator, preset), condition, LOWERINGS[target])
-    assert (tape.boundary == [tape.condition]) == (preset == "all")
+    assert (tape.prefix == []) == (preset == "all")
 
 
 @EVERY_LOWERING
@@ -130,14 +140,50 @@ def test_every_layer_goes_back_as_autograd_does(count: int, target: str) -> None
     check_way_back(zoo, [name for name, _ in zoo.named_parameters()], condition, LOWERINGS[target])
 
 
+def test_given_parameters_come_from_outside_and_are_not_trained() -> None:
+    """Of a person, of whom only the last block is trained: its styles before that belong to it."""
+    generator, other = person(0), person(1)
+    condition, _ = images(2, (16, 16))
+    names = ["last.block.image.weight"]
+    given = [name for name in trainable(generator, "adain") if name not in names]
+    tape = Tape(generator, condition, Outside(names, given), LOWERINGS["onnx"])
+    assert "value_of_last__style" not in tape.suffix_inputs  # the prefix has used it up
+    assert "value_of_last__style" in tape.prefix_inputs
+    generator.load_state_dict(generator.state_dict() | _styles(other, given))
+    values = run(tape, condition, generator)
+    assert_close(values[tape.image], generator(condition).detach(), 1e-12)
+    g = torch.ones_like(condition)
+    (found,) = tape.pull_back(values, g).values()
+    assert_close(found, autograd(generator, names, condition, g)[names[0]], 1e-10)
+
+
+def test_a_given_parameter_beside_trained_ones_is_an_input() -> None:
+    generator = person()
+    condition, _ = images(1, (16, 16))
+    tape = Tape(
+        generator,
+        condition,
+        Outside(["last.block.first.weight"], ["last.style"]),
+        LOWERINGS["onnx"],
+    )
+    values = run(tape, condition, generator)
+    g = torch.ones_like(condition)
+    (found,) = tape.pull_back(values, g).values()
+    wanted = autograd(generator, ["last.block.first.weight"], condition, g)
+    assert_close(found, wanted["last.block.first.weight"], 1e-10)
+
+
+def _styles(generator: nn.Module, names: Sequence[str]) -> Tensors:
+    return {name: generator.state_dict()[name] for name in names}
+
+
 def test_parameters_come_from_outside() -> None:
     """The traced copy's own are stale: they must not be used."""
     generator, other = person(0), person(1)
     condition, _ = images(1, (16, 16))
     names = trainable(generator, "all")
-    tape = Tape(generator, condition, names, LOWERINGS["onnx"])
-    others = {name: value.detach() for name, value in other.named_parameters()}
-    values = tape.run(tape.prefix(condition), others)
+    tape = Tape(generator, condition, Outside(names), LOWERINGS["onnx"])
+    values = run(tape, condition, other)
     assert_close(values[tape.image], other(condition).detach(), 1e-12)
     g = torch.ones_like(condition)
     wanted = autograd(other, names, condition, g)
@@ -195,21 +241,20 @@ def test_sums_are_the_scaled_gradients(backbone: str) -> None:
     torch.manual_seed(3)
     net = pgn.PGN(pgn.PGNConfig(backbone)).double().eval()
     names = trainable(generator, "decoder")
-    tape = Tape(generator, data[0][:2], names, LOWERINGS["onnx"])
+    tape = Tape(generator, data[0][:2], Outside(names), LOWERINGS["onnx"])
     fitting = Fitting(generator, net, names, (32, 32), microbatch=2)
     step = Gradient(tape, fitting).double()
     known = dict(generator.named_parameters())
-    inputs = {VALUE + tensor_name(name): known[name].detach() for name in names}
+    inputs = {name: values_of(generator)[name] for name in tape.inputs if name != "condition"}
     sums = {SUM + tensor_name(name): torch.zeros_like(known[name]) for name in names}
     for condition, photo in ((data[0][k : k + 2], data[1][k : k + 2]) for k in (0, 2)):
-        boundary = {f"prefix_{k}": v for k, v in enumerate(tape.prefix(condition))}
+        boundary = tape.run_prefix({"condition": condition})
         features = TargetFeatures(net).double()(photo) if backbone == "lite" else {}
         with torch.no_grad():
             out = step(**inputs, **sums, **boundary, photo=photo, **features)
         sums = {name: out[NEW + name] for name in sums}
         assert_close(out["generated"], generator(condition).detach(), 1e-12)
-        difference = pgn.images.normalise(out["generated"]) - pgn.images.normalise(photo)
-        assert_close(out["mse"], (difference**2).mean((1, 2, 3)), 1e-12)
+        assert_close(out["mse"], ((out["generated"] - photo) ** 2).mean((1, 2, 3)), 1e-12)
     wanted = reference_gradients(generator, names, net, data)
     for name in names:
         scale = 4 * 3 * 32 * 32 / 2
@@ -262,12 +307,11 @@ def test_an_operation_without_a_way_back_is_named(layer: nn.Module, words: list[
     generator, (condition, _) = with_layer(layer).double(), images(1, (8, 8))
     lowering = LOWERINGS["onnx"]
     with pytest.raises(ConversionError) as caught:
-        tape = Tape(generator, condition, ["0.weight"], lowering)
-        values = tape.run(tape.prefix(condition), dict(generator.named_parameters()))
-        tape.pull_back(values, torch.ones_like(condition))
+        tape = Tape(generator, condition, Outside(["0.weight"]), lowering)
+        tape.pull_back(run(tape, condition, generator), torch.ones_like(condition))
     assert all(word in str(caught.value) for word in words), caught.value
-    tape = Tape(generator, condition, ["2.weight"], lowering)  # what comes after it goes
-    assert tape.boundary != [tape.condition]
+    tape = Tape(generator, condition, Outside(["2.weight"]), lowering)  # what comes after it goes
+    assert tape.prefix and not tape.direct
 
 
 def fitting_of(generator: nn.Module, trainable: Sequence[str], size: int = 32) -> Fitting:

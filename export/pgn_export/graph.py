@@ -97,6 +97,7 @@ class Conversion:
 
 def trace(module: nn.Module, inputs: Tensors, dynamic: bool = False) -> Graph:
     """Trace `module` with example inputs; `dynamic` frees batch, height and width."""
+    inputs = {name: value.clone() for name, value in inputs.items()}  # shared, they would be one
     with torch.no_grad():
         outputs: Tensors = module(**inputs)
     free = dict.fromkeys((0, 2, 3), Dim.DYNAMIC)

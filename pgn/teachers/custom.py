@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from pgn.errors import PgnError, unknown_name
-from pgn.files import first_line
+from pgn.errors import PgnError
+from pgn.plugins import blame, import_callable
 from pgn.teachers.teacher import Features, exact_gradient, features_of_target
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -42,12 +38,12 @@ class CallableLoss(nn.Module):
     def forward(self, generated: Tensor, target: Tensor | Features) -> Tensor:
         """Loss of each image, (N,); see `Teacher`. What the function raises becomes a PgnError."""
         (image,) = features_of_target(self, generated, target)
-        with _blame(self.source, CONTRACT):
+        with blame("teacher", self.source, CONTRACT):
             return self.loss(generated, image)
 
     def gradient(self, generated: Tensor, target: Tensor | Features) -> Tensor:
         """The exact gradient of each image's loss, (N, 3, H, W) per pixel unit."""
-        with _blame(self.source, CONTRACT):
+        with blame("teacher", self.source, CONTRACT):
             return exact_gradient(self, generated, target)
 
 
@@ -58,16 +54,7 @@ def load_callable(spec: str) -> CallableLoss:
         PgnError: there is no such module or callable; it fails; what it returns is no
             differentiable loss of each image.
     """
-    module_name, name = spec.split(":", 1)
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` does; it stays, for imports inside functions
-    place = f"Expected module:callable, with a module that is installed or lies in {folder}."
-    with _blame(f"import of {module_name}", place):
-        module = importlib.import_module(module_name)
-    loss = getattr(module, name, None)
-    if not callable(loss):
-        known = [key for key, value in vars(module).items() if _may_be_loss(key, value)]
-        raise unknown_name(f"teacher: callable of {module_name}", name, known)
+    loss = import_callable("teacher", spec)
     teacher = CallableLoss(loss, spec)
     _check(teacher)
     return teacher
@@ -114,20 +101,3 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-@contextmanager
-def _blame(name: str, expected: str) -> Iterator[None]:
-    """Turn what other people's code raises into one line under its name."""
-    try:
-        yield
-    except PgnError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        # the cause stays for those who debug their function in Python; commands print one line
-        raise PgnError(f"teacher: {name} raised {reason}. {expected}") from error
-
-
-def _may_be_loss(name: str, value: object) -> bool:
-    return callable(value) and not isinstance(value, type) and not name.startswith("_")

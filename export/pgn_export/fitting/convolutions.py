@@ -97,8 +97,9 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         taps = _taps(columns, 1, weight, geometry.stride, g.shape[2:])
         found = [g.flatten(2) @ tap.flatten(1, 2) for tap in taps]
     rows = torch.cat(found, 2)  # (N*groups, O/groups, kh*kw*C/groups)
-    rows = rows.reshape(-1, len(weight), len(found), weight.shape[1])
-    return rows.sum(0).transpose(1, 2).reshape(weight.shape)
+    rows = rows.reshape(-1, len(weight), rows.shape[2]).sum(0)  # of all images
+    rows = rows.reshape(len(weight), len(found), weight.shape[1])
+    return rows.transpose(1, 2).reshape(weight.shape)
 
 
 def _transposed(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

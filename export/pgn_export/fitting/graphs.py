@@ -1,15 +1,16 @@
 """The graphs of the fitting step: plain inference graphs that a runtime calls in turn.
 
-target_features  photo -> features_0 ...                  once a photo, if the PGN has such a branch
-prefix           condition -> prefix_0 ...                once a photo, if the prefix is not empty
+target_features  target -> features_0 ...                 once a photo, if the PGN has such a branch
+prefix           condition, given values -> prefix_0 ...  once a photo, if the prefix is not empty
 gradient         values, sums, condition or prefix, photo, features -> new sums, generated, mse
 update           values, moments, sums, three numbers -> new values and moments
 render           values, condition -> generated
 
-Values, moments and sums are those of every trainable parameter, as value_of_<`tensor_name`>. The sums begin with zeros; the
-gradient graph adds the gradients of M photos to them, without the factor 2/(CHW) and not divided by
-the number of photos: values of order 1, of which nothing underflows. Both factors are Adam's to
-undo, exactly, by an epsilon that is as much larger (`adam_numbers`).
+Values, moments and sums are those of every trained parameter, as value_of_<`tensor_name`>; values
+also those of given ones. The sums begin with zeros; the gradient graph adds the gradients of M
+photos to them, without the factor 2/(CHW) and not divided by the number of photos: values of order
+1, of which nothing underflows. Both factors are Adam's to undo, exactly, by an epsilon that is as
+much larger (`adam_numbers`).
 Shapes: images (M, 3, H, W) pixels, M photos at a time; all tensors are float32.
 """
 
@@ -27,7 +28,8 @@ from pgn.errors import unknown_name
 from pgn.images import pixel_per_u
 from pgn_export.fitting import convolutions
 from pgn_export.fitting.convolutions import Lowering
-from pgn_export.fitting.tape import Tape
+from pgn_export.fitting.names import MEAN, NEW, SQUARE, SUM, VALUE, tensor_name
+from pgn_export.fitting.tape import Outside, Tape
 from pgn_export.graph import (
     CachedProxy,
     Graph,
@@ -40,8 +42,6 @@ from pgn_export.graph import (
 )
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
-VALUE, SUM, MEAN, SQUARE = "value_of_", "sum_of_", "mean_of_", "square_of_"  # of a parameter
-NEW = "new_"  # before the name of an input that comes out again
 
 LOWERINGS = {
     "onnx": Lowering(convolutions.whole, transposes=True),
@@ -58,13 +58,9 @@ class Fitting:
     net: PGN
     trainable: Sequence[str]  # names of the generator's parameters
     size: Size
+    given: Sequence[str] = ()  # names of those that are a person's own, but not trained
     microbatch: int = 1  # M, photos at a time
     mse_weight: float = 20.0  # lambda of the closed form
-
-
-def tensor_name(parameter: str) -> str:
-    """What a parameter is called in the graphs: Core ML and TFLite have no dots in names."""
-    return parameter.replace(".", "__")
 
 
 def build(fitting: Fitting, target: str) -> dict[str, Graph]:
@@ -80,22 +76,26 @@ def build(fitting: Fitting, target: str) -> dict[str, Graph]:
     condition, photo = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     generator = copy.deepcopy(fitting.generator).eval().float()
     _check_image(generator, condition)
-    tape = Tape(generator, condition, fitting.trainable, LOWERINGS[target])
+    outside = Outside(fitting.trainable, fitting.given)
+    tape = Tape(generator, condition, outside, LOWERINGS[target])
 
-    graphs = {}
-    boundary, features = {"condition": condition}, {}
-    if tape.boundary_names != list(boundary):
-        graphs["prefix"] = trace(Prefix(tape).eval(), boundary)
-        boundary = graphs["prefix"].outputs
+    inputs = {"condition": condition, **_values(generator, outside)}
+    graphs = {"render": trace(Render(tape).eval(), inputs)}
+    if tape.prefix:
+        taken = {name: inputs[name] for name in tape.prefix_inputs}
+        graphs["prefix"] = trace(Prefix(tape).eval(), taken)
+        inputs |= graphs["prefix"].outputs
+    features = {}
     if has_target_branch(fitting.net):
         graphs["target_features"] = trace(TargetFeatures(fitting.net).eval(), {"target": photo})
         features = graphs["target_features"].outputs
-    parameters = _parameters(generator, fitting.trainable)
-    values, sums = _named(VALUE, parameters), _named(SUM, _zeros(parameters))
-    inputs = {**values, **sums, **boundary, "photo": photo, **features}
-    graphs["gradient"] = trace(Gradient(tape, fitting).eval(), inputs)
-    graphs["update"] = trace(Update(list(parameters)).eval(), _update_inputs(parameters))
-    graphs["render"] = trace(Render(tape).eval(), {**values, "condition": condition})
+    names = [tensor_name(name) for name in tape.trained]
+    values = {name: inputs[VALUE + name] for name in names}
+    sums = _named(SUM, _zeros(values))
+    taken = {name: inputs[name] for name in tape.suffix_inputs}
+    step = {**taken, **sums, "photo": photo, **features}
+    graphs["gradient"] = trace(Gradient(tape, fitting).eval(), step)
+    graphs["update"] = trace(Update(names).eval(), _update_inputs(values))
     return graphs
 
 
@@ -115,31 +115,30 @@ def adam_numbers(learning_rate: float, step: int, photos: int, size: Size) -> di
 
 
 class Prefix(nn.Module):
-    """condition -> {"prefix_0": ..., ...}: the part of the generator that nothing changes."""
+    """condition, given values -> {"prefix_0": ..., ...}: the part that no training changes."""
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
         self.tape = tape
 
-    def forward(self, condition: Tensor) -> Tensors:
-        return dict(zip(self.tape.boundary_names, self.tape.prefix(condition), strict=True))
+    def forward(self, **inputs: Tensor) -> Tensors:
+        return self.tape.run_prefix(inputs)
 
 
 class Render(nn.Module):
-    """(values, condition) -> {"generated": ...}."""
+    """condition, values -> {"generated": ...}."""
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
         self.tape = tape
 
-    def forward(self, condition: Tensor, **values_of: Tensor) -> Tensors:
-        given = {name: values_of[VALUE + tensor_name(name)] for name in self.tape.trained}
-        values = self.tape.run(self.tape.prefix(condition), given)
+    def forward(self, **inputs: Tensor) -> Tensors:
+        values = self.tape.run({**inputs, **self.tape.run_prefix(inputs)})
         return {"generated": values[self.tape.image]}
 
 
 class Gradient(nn.Module):
-    """Adds the gradient of M photos to the sums; also gives the images and their MSE, (M,).
+    """Adds the gradient of M photos to the sums; gives images, and MSE (M,) in pixels.
 
     The proxy is a constant in the derivative: the PGN is not gone back over.
     """
@@ -153,11 +152,9 @@ class Gradient(nn.Module):
         self.proxy = CachedProxy(fitting.net) if self.cached else ProxyGraph(fitting.net)
 
     def forward(self, **inputs: Tensor) -> Tensors:
-        boundary = [inputs[name] for name in self.tape.boundary_names]
-        given = {name: inputs[VALUE + tensor_name(name)] for name in self.tape.trained}
-        values = self.tape.run(boundary, given)
+        values = self.tape.run(inputs)
         generated, photo = values[self.tape.image], inputs["photo"]
-        difference = (generated - photo) / pixel_per_u(photo)
+        difference = generated - photo
         features = {name: value for name, value in inputs.items() if name.startswith("features_")}
         seen = features if self.cached else {"target": photo}
         proxy = self.proxy(generated, **seen)["proxy"]
@@ -198,10 +195,11 @@ class Update(nn.Module):
         return out
 
 
-def _parameters(generator: nn.Module, names: Sequence[str]) -> Tensors:
-    """The named ones by `tensor_name`."""
+def _values(generator: nn.Module, outside: Outside) -> Tensors:
+    """The parameters from outside, as they are called in the graphs."""
     known = dict(generator.named_parameters())
-    found = {tensor_name(name): known[name].detach() for name in names}
+    names = [*outside.trainable, *outside.given]
+    found = {VALUE + tensor_name(name): known[name].detach() for name in names}
     if len(found) < len(names):
         raise PgnError(
             f"trainable: got {', '.join(names)}, of which two are the same once every dot is two "
@@ -210,11 +208,11 @@ def _parameters(generator: nn.Module, names: Sequence[str]) -> Tensors:
     return found
 
 
-def _update_inputs(parameters: Tensors) -> Tensors:
+def _update_inputs(values: Tensors) -> Tensors:
     """Examples of all that the update takes, in order."""
-    zeros = _zeros(parameters)
+    zeros = _zeros(values)
     return {
-        **_named(VALUE, parameters),
+        **_named(VALUE, values),
         **_named(MEAN, zeros),
         **_named(SQUARE, zeros),
         **_named(SUM, zeros),

@@ -41,9 +41,11 @@ def mean_pool_gradient(g: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding
 
 def shuffle_gradient(g: Tensor, factor: int) -> Tensor:
     """Pixels back to channels, each picked by a convolution: reshaping would need six axes."""
-    channels = g.shape[1]
-    picks = torch.eye(factor**2, dtype=g.dtype).reshape(-1, 1, factor, factor)
-    return F.conv2d(g, picks.repeat(channels, 1, 1, 1), stride=factor, groups=channels)
+    channels, count = g.shape[1], factor**2
+    # numbers, not torch.eye: that is computed on the device, with more axes
+    picks = torch.tensor([[float(i == j) for j in range(count)] for i in range(count)] * channels)
+    kernel = picks.to(g.dtype).reshape(-1, 1, factor, factor)
+    return F.conv2d(g, kernel, stride=factor, groups=channels)
 
 
 def _interpolation(before: int, after: int, align_corners: bool, like: Tensor) -> Tensor:

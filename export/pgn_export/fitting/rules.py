@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgn_export.fitting import convolutions, resampling
+from pgn_export.fitting import convolutions, enlarged, resampling
 from pgn_export.fitting.convolutions import Geometry, Lowering
 
 Rule = Callable[..., Any]
@@ -32,6 +32,11 @@ def unbroadcast(g: Tensor, like: Tensor) -> Tensor:
         g = g.sum(tuple(range(g.ndim - like.ndim)))
     repeated = [axis for axis, side in enumerate(like.shape) if side != g.shape[axis]]
     return g.sum(repeated, keepdim=True) if repeated else g
+
+
+def repeated(g: Tensor, like: Tensor) -> Tensor:
+    """g along the axes where its length is 1 as often as `like` is long."""
+    return g if g.shape == like.shape else g.expand(like.shape)
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -115,8 +120,8 @@ RULES: dict[Any, Sequence[Rule]] = {
     ),
     aten.rsub.Scalar: (lambda g, out, x, y, alpha=1: g * -alpha,),
     aten.mul.Tensor: (
-        lambda g, out, x, y: unbroadcast(g * y, x),
-        lambda g, out, x, y: unbroadcast(g * x, y),
+        lambda g, out, x, y: unbroadcast(repeated(g * y, out), x),
+        lambda g, out, x, y: unbroadcast(repeated(g * x, out), y),
     ),
     aten.div.Tensor: (
         lambda g, out, x, y: unbroadcast(g / y, x),
@@ -174,12 +179,17 @@ RULES: dict[Any, Sequence[Rule]] = {
 }
 
 
+# Rules that repeat g along its axes of length 1 themselves. LiteRT's converter fails where a mean's
+# gradient is repeated first and multiplied then.
+REPEATING = {aten.mul.Tensor}
+
+
 class Convolution:
     """aten.conv2d and its rules, lowered for a runtime."""
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
-        self.rules = (self._input, self._weight, self._bias)
+        self.rules = (self._input, self._weight, _bias)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> Tensor:
         out = self.lowering.convolve(x, weight, _geometry(*how))
@@ -191,8 +201,32 @@ class Convolution:
     def _weight(self, g: Tensor, _: Tensor, x: Tensor, weight: Tensor, *more: Any) -> Tensor:
         return convolutions.weight_gradient(g, x, weight, _geometry(*more[1:]))
 
-    def _bias(self, g: Tensor, *_: Any) -> Tensor:
-        return g.sum((0, 2, 3))
+
+class EnlargedConvolution:
+    """enlarged.convolve and its rules, lowered for a runtime."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self.rules = (self._input, self._weight, _bias)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return enlarged.convolve(x, weight, bias, lowering=self.lowering)
+
+    def _input(self, g: Tensor, _: Tensor, x: Tensor, weight: Tensor, *more: Any) -> Tensor:
+        return enlarged.input_gradient(g, x, weight, self.lowering)
+
+    def _weight(self, g: Tensor, _: Tensor, x: Tensor, weight: Tensor, *more: Any) -> Tensor:
+        return enlarged.weight_gradient(g, x, weight)
+
+
+LOWERED: dict[Any, type[Convolution | EnlargedConvolution]] = {  # by operation
+    aten.conv2d.default: Convolution,
+    enlarged.convolve: EnlargedConvolution,
+}
+
+
+def _bias(g: Tensor, *_: Any) -> Tensor:
+    return g.sum((0, 2, 3))
 
 
 def _geometry(

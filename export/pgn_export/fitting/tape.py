@@ -1,6 +1,6 @@
 """A generator that can be run backwards: its traced operations, and the rules of the way back.
 
-What depends on no trainable parameter is not gone back over: it is the frozen prefix, whose last
+What depends on no trained parameter is not gone back over: it is the frozen prefix, whose last
 values, the boundary, can be computed once for each condition.
 """
 
@@ -10,7 +10,7 @@ import copy
 import operator
 import warnings
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,68 +20,100 @@ from torch.fx.node import map_arg
 
 from pgn import ConversionError, PgnError
 from pgn.errors import unknown_name
-from pgn_export.fitting import convolutions
+from pgn_export.fitting import convolutions, enlarged
 from pgn_export.fitting.convolutions import Lowering
 from pgn_export.fitting.decompositions import DECOMPOSITIONS
-from pgn_export.fitting.rules import RULES, Convolution, Rule
+from pgn_export.fitting.names import VALUE, tensor_name
+from pgn_export.fitting.rules import LOWERED, REPEATING, RULES, Rule, repeated
 
 Values = dict[Node, Any]  # tensors, and lists of tensors
 
-CONVOLUTION = torch.ops.aten.conv2d.default
+
+@dataclass(frozen=True)
+class Outside:
+    """Names of a generator's parameters that are inputs of the graphs, no constants."""
+
+    trainable: Sequence[str]
+    given: Sequence[str] = ()  # a person's own, not trained
+
+    def check(self, known: Sequence[str]) -> None:
+        """Raises PgnError for an unknown name, nothing to train, or one in both lists."""
+        if not self.trainable:
+            raise PgnError(f"trainable: got nothing, expected some of {', '.join(known)}.")
+        for name in (*self.trainable, *self.given):
+            if name not in known:
+                raise unknown_name("trainable", name, known)
+        if both := set(self.trainable) & set(self.given):
+            raise PgnError(f"trainable: {', '.join(sorted(both))} cannot be trained and given.")
 
 
 class Tape(nn.Module):
     """`generator`(condition) -> image, traced at the size of an example."""
 
     def __init__(
-        self, generator: nn.Module, condition: Tensor, trainable: Sequence[str], lowering: Lowering
+        self, generator: nn.Module, condition: Tensor, outside: Outside, lowering: Lowering
     ) -> None:
         """Trace a copy of the generator, in evaluation mode.
 
         Args:
             condition: an example, (M, 3, H, W).
-            trainable: names of the parameters that will be given from outside.
-            lowering: how to compute with those.
+            outside: which parameters are no constants.
+            lowering: how to compute with those that are trained.
 
         Raises:
-            PgnError: no such parameter, none, or one without influence.
+            PgnError: no such parameter, none to train, or one without influence.
             ConversionError: the way back lacks an operation; it is named with its module.
         """
         super().__init__()
         frozen = copy.deepcopy(generator).eval().requires_grad_(False)
-        _check_names(trainable, [name for name, _ in frozen.named_parameters()])
+        outside.check([name for name, _ in frozen.named_parameters()])
         self.traced = _trace(frozen, condition)
         nodes = list(self.traced.graph.nodes)
         self.lowering = lowering
         self.image: Node = nodes[-1].args[0][0]
         self.condition: Node = next(node for node in nodes if node.op == "placeholder")
-        self.trained = {n.target: n for n in nodes if n.op == "get_attr" and n.target in trainable}
-        _check_influence(self.trained, self.image)
+        self.trained = _parameters(nodes, outside.trainable)
+        self.given = _parameters(nodes, outside.given)
+        _check_influence({**self.trained, **self.given}, self.image)
         self.varying = _dependents(nodes, self.trained.values())
-        frozen_prefix = _dependents(nodes, [self.condition]) - self.varying
-        self.boundary = [
-            n for n in nodes if n in frozen_prefix and not self.varying.isdisjoint(n.users)
-        ]
+        sources = [self.condition, *self.given.values()]
+        frozen_prefix = _dependents(nodes, sources) - self.varying
+        boundary = [n for n in nodes if n in frozen_prefix and not self.varying.isdisjoint(n.users)]
+        self.prefix = [node for node in boundary if node not in sources]
+        self.direct = [node for node in sources if node in boundary]
         self.way_back = [n for n in reversed(nodes) if n in self.varying and n.op != "get_attr"]
         for node in self.way_back:
             self._check(node)
 
     @property
-    def boundary_names(self) -> list[str]:
-        """What the boundary's values are called in the graphs."""
-        if self.boundary == [self.condition]:
-            return ["condition"]
-        return [f"prefix_{k}" for k in range(len(self.boundary))]
+    def inputs(self) -> dict[str, Node]:
+        """The condition and the parameters from outside, as they are called in the graphs."""
+        parameters = {**self.trained, **self.given}
+        named = {VALUE + tensor_name(name): node for name, node in parameters.items()}
+        return {"condition": self.condition, **named}
 
-    def prefix(self, condition: Tensor) -> list[Tensor]:
-        """The values of the boundary for conditions (M, 3, H, W)."""
-        values = self._evaluate({self.condition: condition}, self.boundary)
-        return [values[node] for node in self.boundary]
+    @property
+    def prefix_inputs(self) -> list[str]:
+        """Which of the inputs the prefix is computed from."""
+        needed = _needed(self.prefix, ())
+        return [name for name, node in self.inputs.items() if node in needed]
 
-    def run(self, boundary: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> Values:
-        """All values from the boundary to the image; that one is `values[tape.image]`."""
-        known: Values = dict(zip(self.boundary, boundary, strict=True))
-        known |= {node: parameters[name] for name, node in self.trained.items()}
+    @property
+    def suffix_inputs(self) -> dict[str, Node]:
+        """What is given to the part with a way back: inputs, and values of the prefix."""
+        taken = {*self.trained.values(), *self.direct}
+        inputs = {name: node for name, node in self.inputs.items() if node in taken}
+        return {**inputs, **{f"prefix_{k}": node for k, node in enumerate(self.prefix)}}
+
+    def run_prefix(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the prefix, by their names, from `prefix_inputs` at least."""
+        known = {self.inputs[name]: inputs[name] for name in self.prefix_inputs}
+        values = self._evaluate(known, self.prefix)
+        return {f"prefix_{k}": values[node] for k, node in enumerate(self.prefix)}
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Values:
+        """All values up to the image, from `suffix_inputs`; that one is `values[tape.image]`."""
+        known = {node: inputs[name] for name, node in self.suffix_inputs.items()}
         return self._evaluate(known, [self.image])
 
     def pull_back(self, values: Values, gradient: Tensor) -> dict[str, Tensor]:
@@ -92,7 +124,9 @@ class Tape(nn.Module):
         gradients: Values = {self.image: gradient}
         for node in self.way_back:
             if node in gradients:
-                g = _filled(gradients.pop(node), values[node])
+                g = gradients.pop(node)
+                if g is None or node.target not in REPEATING:
+                    g = _filled(g, values[node])
                 self._step_back(node, g, values, gradients)
         return {name: _filled(gradients[n], values[n]) for name, n in self.trained.items()}
 
@@ -110,14 +144,15 @@ class Tape(nn.Module):
                         gradients[source] = _sum(gradients.get(source), part)
 
     def _rules(self, node: Node) -> Sequence[Rule]:
-        if node.target is not CONVOLUTION:
+        if node.target not in LOWERED:
             return RULES.get(node.target, ())
-        frozen = replace(self.lowering, convolve=convolutions.whole)
-        return Convolution(self.lowering if self._is_lowered(node) else frozen).rules
+        return LOWERED[node.target](self._lowering(node)).rules
 
-    def _is_lowered(self, node: Node) -> bool:
-        """Whether it is a convolution with weights that are given from outside."""
-        return node.target is CONVOLUTION and node.args[1] in self.varying
+    def _lowering(self, node: Node) -> Lowering:
+        """Of a convolution: with weights from outside, or with constant ones."""
+        if node.args[1] in self.varying:
+            return self.lowering
+        return replace(self.lowering, convolve=convolutions.whole)
 
     def _varies(self, argument: Any) -> bool:
         found: list[Node] = []
@@ -142,7 +177,9 @@ class Tape(nn.Module):
     def _value(self, node: Node, values: Values) -> Any:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.traced)
-        call: Any = Convolution(self.lowering) if self._is_lowered(node) else node.target
+        call: Any = node.target
+        if call in LOWERED and node.args[1] in self.varying:
+            call = LOWERED[call](self._lowering(node))
         arguments, keywords = map_arg((node.args, node.kwargs), values.__getitem__)
         return _attempt(node, call, *arguments, **keywords)
 
@@ -153,20 +190,17 @@ def _trace(generator: nn.Module, condition: Tensor) -> fx.GraphModule:
         warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
         program = torch.export.export(generator, (condition,)).run_decompositions(DECOMPOSITIONS)
         traced = program.module(check_guards=False)
+    enlarged.merge(traced)
     return fx.GraphModule(traced, traced.graph)  # which has train() and eval() again
 
 
-def _check_names(trainable: Sequence[str], known: Sequence[str]) -> None:
-    if not trainable:
-        raise PgnError(f"trainable: got nothing, expected some of {', '.join(known)}.")
-    for name in trainable:
-        if name not in known:
-            raise unknown_name("trainable", name, known)
+def _parameters(nodes: Iterable[Node], names: Sequence[str]) -> dict[str, Node]:
+    return {str(n.target): n for n in nodes if n.op == "get_attr" and n.target in names}
 
 
-def _check_influence(trained: Mapping[str, Node], image: Node) -> None:
+def _check_influence(parameters: Mapping[str, Node], image: Node) -> None:
     needed = _needed([image], ())
-    for name, node in trained.items():
+    for name, node in parameters.items():
         if node not in needed:
             raise PgnError(
                 f"trainable: '{name}' has no influence on the image, expected parameters that have "
@@ -226,5 +260,5 @@ def _filled(gradient: Any, value: Any) -> Any:
     if gradient is None:
         return torch.zeros_like(value)
     if isinstance(value, Tensor):
-        return gradient.expand(value.shape) if gradient.shape != value.shape else gradient
+        return repeated(gradient, value)
     return [_filled(g, v) for g, v in zip(gradient, value, strict=True)]
