@@ -10,6 +10,11 @@ from rich.console import Console
 stderr = Console(stderr=True)
 
 
+def stdout(width: int = 150) -> Console:
+    """Where tables go: as wide as the terminal, or `width` characters in a log or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
 def run(app: typer.Typer) -> None:
     """Run a typer application; user errors leave with their exit code and one message.
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import pgn
 from pgn import ConversionError, GateError, MissingExtraError, PgnError, command
-from pgn.errors import unknown_name
+from pgn_export.avatar_cli import avatar_command
+from pgn_export.choices import parse_names
 from pgn_export.doctor import diagnose, machine
 from pgn_export.exporting import DTYPES, TARGETS, ExportResult, check_combination, convert
 from pgn_export.parity import DISTANCES, Figures
@@ -24,6 +23,7 @@ from pgn_export.source import Options, Source
 from pgn_export.verify import verify
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command(name="avatar")(avatar_command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
@@ -91,7 +91,7 @@ def verify_command(
         for verdict in verdicts:
             figures = _cosines(verdict.parity)
             table.add_row(verdict.name, figures, verdict.problem or "as its manifest says")
-        _console().print(table)
+        command.stdout().print(table)
     if differ := [verdict.name for verdict in verdicts if verdict.problem]:
         raise GateError(f"verify: {', '.join(differ)} differ from the manifest. Export them again.")
 
@@ -109,7 +109,7 @@ def doctor_command(as_json: Json = False) -> None:
         shown = "\n".join(f"{name} {number}" for name, number in row.versions.items())
         works = "yes" if row.works else "no"
         table.add_row(row.target, works, shown, "\n".join(row.proved_in), row.advice)
-    _console().print(table)
+    command.stdout().print(table)
 
 
 @app.command(name="import")
@@ -123,19 +123,6 @@ def import_command(
     """Convert an official checkpoint once, without running code in it."""
     net = pgn.load(old, head=head)
     typer.echo(pgn.save(net, output))
-
-
-def parse_names(flag: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """A comma list or "all" to names, in order, each once.
-
-    Raises:
-        PgnError: a name that is none of `known`.
-    """
-    names = [part.strip() for part in text.split(",")]
-    for name in names:
-        if name not in (*known, "all"):
-            raise unknown_name(flag, name, [*known, "all"])
-    return list(known) if "all" in names else list(dict.fromkeys(names))
 
 
 def _convert_all(
@@ -183,7 +170,7 @@ def _print(results: list[ExportResult], output: Path) -> None:
             errors,
             "\n".join(f"passed in {name}" for name in _runtimes(result.parity)),
         )
-    _console().print(table)
+    command.stdout().print(table)
     typer.echo(f"Next: pgn-export verify {output}")
     runnable = [result.path for result in results if result.target != "coreml"]
     if runnable:
@@ -202,10 +189,6 @@ def _per_runtime(parity: list[Figures], show: Callable[[Figures], str]) -> str:
 
 def _runtimes(parity: list[Figures]) -> list[str]:
     return list(dict.fromkeys(row.runtime for row in parity))
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 150)  # of a log or a pipe
 
 
 def _bytes(path: Path) -> int:

@@ -67,15 +67,12 @@ def _shuffle_instead_of_resize(model: Any) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     graph = model.subgraphs[0]
-    codes = [operator_code.builtinCode for operator_code in model.operatorCodes]
     operators = []
     for operator in graph.operators:
-        before, after = operator.inputs[0], operator.outputs[0]
-        if codes[operator.opcodeIndex] != schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR or not (
-            _doubles(graph.tensors[before].shape, graph.tensors[after].shape)
-        ):
+        if not _doubles(model, operator):
             operators.append(operator)
             continue
+        before, after = operator.inputs[0], operator.outputs[0]
         batch, height, width, channels = graph.tensors[before].shape
         copies = schema.TensorT(
             shape=[batch, height, width, 4 * channels],
@@ -93,8 +90,16 @@ def _shuffle_instead_of_resize(model: Any) -> None:
     graph.operators = operators
 
 
-def _doubles(before: list[int], after: list[int]) -> bool:
-    return after[1:3] == [2 * side for side in before[1:3]]
+def _doubles(model: Any, operator: Any) -> bool:
+    """Whether it is nearest x2 upsampling. Others may have no inputs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = model.operatorCodes[operator.opcodeIndex].builtinCode
+    if code != schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR:
+        return False
+    tensors = model.subgraphs[0].tensors
+    before, after = (tensors[k].shape for k in (operator.inputs[0], operator.outputs[0]))
+    return list(after[1:3]) == [2 * side for side in before[1:3]]
 
 
 def _operator(model: Any, name: str, inputs: list[int], output: int, options: Any) -> Any:

@@ -26,6 +26,7 @@ PLAIN = [[1, 1], [1, 1], [1, 1], 1]  # stride, padding, dilation and groups of s
 BY_DEFAULT = [[1, 1], [0, 0], [1, 1], 1]
 FROZEN = Lowering(convolutions.whole)  # with constant weights
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column in every 2x2 pixels
+SIDES = (((1, 0), (0, 1), (0, 1)), ((1, 0), (1, 0), (0, 1)))  # a phase's tap of each of three
 SMALL = Geometry(padding=(1, 1))  # of the four 2x2 convolutions, which stand in one
 
 
@@ -87,8 +88,17 @@ def _kernels(weight: Tensor) -> Tensor:
 
 def _matrices(like: Tensor) -> list[Tensor]:
     """(9, 4) of each phase: which of the 3x3 taps make which of the 2x2."""
-    sides = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=like.dtype)
-    return [torch.kron(sides[row], sides[column]).T.contiguous() for row, column in PHASES]
+    return [
+        torch.tensor(
+            [
+                [down * right for down in SIDES[row][i] for right in SIDES[column][j]]
+                for i in range(3)
+                for j in range(3)
+            ],
+            dtype=like.dtype,
+        )
+        for row, column in PHASES
+    ]
 
 
 def _interleave(parts: Tensor, height: int, width: int) -> Tensor:

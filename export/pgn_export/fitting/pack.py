@@ -204,6 +204,7 @@ def _manifest(
         "trainable": {
             "preset": options.trainable,
             "parameters": [tensor_name(name) for name in fitting.trainable],
+            "count": sum(fitting.generator.get_parameter(n).numel() for n in fitting.trainable),
         },
         "given": [tensor_name(name) for name in fitting.given],
         "alpha": packing.net.config.alpha,
