@@ -53,4 +53,4 @@ def write_page(path: Path, template: Path, values: Mapping[str, Any]) -> None:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     text = environment.from_string(template.read_text(encoding="utf-8")).render(values)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

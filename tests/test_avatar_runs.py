@@ -56,7 +56,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_previews(
     assert all(figures.losses["mse"] > 0 for figures in reports)
     training = avatar.info["training"]
     assert training["persons"] == 5 and training["holdout"] == ["cy"]
-    assert training["data"] == ["synthetic", str(folder)] and training["images"] == 12
+    assert training["data"] == ["synthetic", folder.name] and training["images"] == 12
     assert avatar.info["licence"] == "Apache-2.0"
     lines = (chosen.output / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["images"] for line in lines] == [4, 8, 12]
@@ -102,6 +102,8 @@ def test_a_killed_run_resumes_bit_for_bit(
 
     with pytest.raises(KeyboardInterrupt):
         meta_train(killed, kill)
+    with (killed.output / "log.jsonl").open("a") as log:
+        log.write('{"images": 8, "los')  # as the machine lost its power
     seen: list[int] = []
     resumed = load(meta_train(killed, lambda figures: seen.append(figures.images), resume=True))
     assert seen == [8, 10, 12]
@@ -162,6 +164,9 @@ def test_two_processes_stay_synchronised(tmp_path: Path) -> None:
         ({"poses": 2}, "poses: got 2, expected more than shots, 2"),
         ({"data": "synthetic,"}, "data: got synthetic,"),
         ({"identities": 0}, "identities: got 0"),
+        ({"identities": HELD_OUT + 1}, "identities: got 1000001.*kept for judging"),
+        ({"seed": 2**62}, "seed: got"),
+        ({"save_every": float("nan")}, "save_every: got nan"),
         ({"size": 16}, "size: got 16, expected 32"),
         ({"size": 33}, "multiple of 2"),
         ({"size": 64, "widths": []}, "expected one of 128, 256.*widths"),
@@ -201,7 +206,7 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     AvatarOptions("synthetic", Path("run"), **RECIPES.read(name))
 
 
-def test_the_recipe_for_256_pixels_is_the_papers() -> None:
+def test_the_recipe_for_256_pixels_has_the_weights_of_its_model() -> None:
     options = AvatarOptions("people", Path("run"), **RECIPES.read("avatar-256"))
     assert (options.size, options.shots, options.adversarial) == (256, 8, "hinge")
     assert (options.learning_rate, options.discriminator_rate) == (5e-5, 2e-4)

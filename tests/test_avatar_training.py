@@ -26,7 +26,7 @@ from torch.nn.utils import parameters_to_vector
 import pgn
 from pgn import PgnError
 from pgn.avatar.episodes import _with_frames, episodes, read_cast
-from pgn.avatar.landmarks import draw
+from pgn.avatar.landmarks import POINTS, draw
 from pgn.avatar.meta import Pair
 from pgn.avatar.objectives import adversarial, feature_matching
 from pgn.avatar.options import GAMES, AvatarOptions
@@ -138,9 +138,14 @@ def test_rendered_people_are_those_of_their_seeds_and_rendered_once(tmp_path: Pa
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
     render_people(tmp_path, Plan(3, 2, 32), workers=2)
     assert len(rendered_people(tmp_path)) == 3
+    landmarks = (tmp_path / "landmarks.npy").read_bytes()
+    render_people(tmp_path, Plan(2, 3, 32), workers=0)
+    (tmp_path / "landmarks.npy").write_bytes(landmarks)  # as when killed between the two renames
+    render_people(tmp_path, Plan(2, 3, 32), workers=0)
+    assert rendered_people(tmp_path)[1].landmarks.shape == (3, len(POINTS), 2)
     (tmp_path / "images.npy").write_bytes(b"cut")
     with pytest.raises(PgnError, match="is damaged.*Remove it"):
-        render_people(tmp_path, Plan(3, 2, 32), workers=0)
+        render_people(tmp_path, Plan(2, 3, 32), workers=0)
 
 
 # --- the objective

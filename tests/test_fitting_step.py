@@ -19,13 +19,14 @@ import pgn
 from pgn import ConversionError, PgnError
 from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalise, trainable
 from pgn.avatar.generator import TRAINABLE
-from pgn_export.fitting import Fitting, adam_numbers, build, convolutions, tensor_name
+from pgn_export.fitting import Fitting, build, convolutions, tensor_name
 from pgn_export.fitting.convolutions import Lowering
 from pgn_export.fitting.graphs import LOWERINGS, Gradient, Update
 from pgn_export.fitting.names import MEAN, NEW, SQUARE, SUM, VALUE
 from pgn_export.fitting.rules import RULES
 from pgn_export.fitting.tape import Outside, Tape
 from pgn_export.graph import TargetFeatures, Tensors
+from pgn_runtime.adam import adam_numbers
 
 aten = torch.ops.aten
 Arrays = Mapping[str, NDArray[Any]]

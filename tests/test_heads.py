@@ -24,10 +24,11 @@ from pgn.avatar.people import Person
 from pgn.avatar.readers import read_people
 from pgn.avatar.rendered import HELD_OUT, rendered_person
 from pgn.evaluate import heads
+from pgn.evaluate.bootstrap import mean_interval
 from pgn.evaluate.heads import Run, Sitter, baselines, fit, judge, seat
 from pgn.evaluate.heads_memory import peak_memory
-from pgn.evaluate.heads_people import read_sitters, synthetic_sitters
-from pgn.evaluate.heads_summary import mean_interval, summarise
+from pgn.evaluate.heads_people import perhaps_trained_on, read_sitters, synthetic_sitters
+from pgn.evaluate.heads_summary import summarise
 from pgn.teachers import PerceptualLoss
 
 SIZE = 32
@@ -128,6 +129,35 @@ def test_read_persons_are_spread_over_their_frames(tmp_path: Path) -> None:
         assert torch.equal(bob.splits[split].photos, six[frames] / 255.0)
 
 
+INFO = {"training": {"data": ["synthetic", "/elsewhere/people"], "holdout": ["bob"]}}
+
+
+@pytest.mark.parametrize(
+    ("info", "source", "wanted"),
+    [
+        (INFO, "people", ["ann"]),
+        (INFO, "people/ann", ["ann"]),
+        (INFO, "people/bob", []),
+        (INFO, "others", []),
+        (INFO, "synthetic", []),
+        ({"training": {"data": ["people"]}}, "people", ["ann", "bob"]),
+        ({"training": {"data": ["synthetic"], "holdout": []}}, "people", []),
+        ({}, "people", []),
+        ({"training": {"data": 3, "holdout": [["bob"]]}}, "people", []),
+        ({"training": {"data": ["people"], "holdout": {"bob": 1}}}, "people", ["ann", "bob"]),
+        ({"training": ["people"]}, "people", []),
+    ],
+)
+def test_who_was_in_a_recorded_source_and_not_held_out_may_have_been_trained_on(
+    info: dict[str, Any], source: str, wanted: list[str], tmp_path: Path
+) -> None:
+    for folder in ("people", "others", "synthetic"):
+        for name in ("ann", "bob"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            (tmp_path / folder / name / "0.png").touch()
+    assert perhaps_trained_on(info, [tmp_path / source]) == wanted
+
+
 # Fits
 
 
@@ -148,13 +178,14 @@ def test_a_fit_is_that_of_fine_tune_from_the_embedded_person(sitter: Sitter) -> 
     assert len(steps) == 3 and len(found.report.mse) == 3 and not before.report.mse
 
 
-def test_a_fit_that_ends_in_nan_is_thrown_away(sitter: Sitter) -> None:
+@pytest.mark.parametrize("steps", [1, 3])  # after the only step no other one looks
+def test_a_fit_that_ends_in_nan_is_thrown_away(steps: int, sitter: Sitter) -> None:
     def nan() -> Callable[[Tensor, Tensor], Tensor]:
         return lambda generated, target: generated * float("nan")
 
-    avatar, options = tiny_avatar(), FineTuneOptions(3)
+    avatar, options = tiny_avatar(), FineTuneOptions(steps)
     found = fit(avatar, sitter, Run("nan", nan), options)
-    assert found.diverged
+    assert found.diverged and not found.report.mse
     before = fit(avatar, sitter, Run("before"), options)
     assert all(torch.equal(found.drawn[split], before.drawn[split]) for split in heads.SPLITS)
 

@@ -171,6 +171,27 @@ def test_lpips_is_of_the_saved_pictures_and_may_come_later(sitter: Sitter, tmp_p
     assert results.load(sitter, run) is None, "a fit without its pictures is made again"
 
 
+def test_memory_is_measured_until_it_is_known(tmp_path: Path) -> None:
+    results, run = Results(tmp_path / "out", {"steps": 0}), Run("mse", mean_squared)
+    values = iter((None, 7, 9))
+    assert [results.memory(run, lambda: next(values)) for _ in range(3)] == [None, 7, 7]
+
+
+def test_persons_whom_the_avatar_may_know_are_named(
+    people: Path, avatar: Path, tmp_path: Path, fast: None
+) -> None:
+    known = tiny_avatar()
+    known.info["training"] = {"data": ["synthetic", "people"], "holdout": ["bob"]}
+    checkpoint.save(known, avatar)
+    words = ("--checkpoint", avatar, "--data", people, "--person", "ann", "--person", "bob")
+    done = study(*words, "-o", tmp_path / "out", "--json")
+    (note,) = json.loads(done.stdout)["notes"]
+    assert note.startswith("ann may have been in the avatar's training")
+    assert f"warning: {note}" in done.stderr
+    assert json.loads((tmp_path / "out" / "heads.json").read_text())["notes"] == [note]
+    assert note.split("avatar")[0] in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_lpips_columns_with_the_real_weights(avatar: Path, tmp_path: Path, fast: None) -> None:
     weights = SHARED / "weights"
     if not weights.is_dir():
@@ -202,9 +223,23 @@ def test_other_settings_checkpoints_and_damaged_files_are_refused(
     assert "own.json was made by another checkpoint" in refusal(*words)
     damaged = tmp_path / "out" / f"synthetic-{HELD_OUT}" / "mse.json"
     whole = json.loads(damaged.read_text())
-    for text in ("{", "[1]", '{"made_by": {}}', json.dumps(whole | {"train": 3})):
+    infinite = whole | {"train": whole["train"] | {"vgg19": float("inf")}}
+    seconds = whole | {"step_seconds": "1"}
+    parts = (whole | {"train": 3}, whole | {"holdout": {"vgg19": 1, "mse": "x"}}, infinite, seconds)
+    for text in ("{", "[1]", '{"made_by": {}}', *map(json.dumps, parts)):
         damaged.write_text(text)
         assert re.search(r"mse.json.*Delete it", refusal(*words))
+    damaged.write_text(json.dumps(whole))
+    del net.info["note"]
+    pgn.save(net, own)
+    (tmp_path / "out" / "memory.json").write_text('{"mse": "x"}')
+    assert re.search(r"memory.json is damaged. Delete it", refusal(*words))
+    (tmp_path / "out" / "memory.json").unlink()
+    picture = damaged.with_suffix(".png")
+    drawn = picture.read_bytes()
+    picture.write_bytes(drawn[:50])
+    assert re.search(r"mse.png cannot be decoded", refusal(*words))
+    picture.write_bytes(drawn)
     with torch.no_grad():
         other = tiny_avatar()
         other.generator.last.image.bias.add_(1)  # type: ignore[union-attr]

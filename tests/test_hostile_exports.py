@@ -23,69 +23,26 @@ from hostile import (
     refused,
     ring,
 )
+from hostile_export import adapt, rebuild, write_export
 from safetensors.torch import load_file, save_file
 
 from pgn_export import manifest, vectors
-from pgn_export.parity import Case, generated_and_target
 from pgn_export.verify import verify
 from pgn_runtime import Artifact
 from pgn_runtime.artifact import read_manifest
 from pgn_runtime.files import sha256
 
-# Exports. The graph is the mean of its inputs: written by hand, within a second.
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
     folder = tmp_path_factory.mktemp("exports")
-    shape = (1, 3, 48, 64)
-    tensors = {
-        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name in ("generated", "target", "proxy")
-    }
-    node = onnx.helper.make_node("Mean", ["generated", "target"], ["proxy"])
-    graph = onnx.helper.make_graph(
-        [node], "mean", [tensors["generated"], tensors["target"]], [tensors["proxy"]]
-    )
-    opset = [onnx.helper.make_opsetid("", 17)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), folder / NAME)
-    random = np.random.default_rng(0)
-    cases = []
-    for distance, share in (("far", 1.0), ("mid", 0.3), ("near", 0.05)):
-        target, blurred = torch.from_numpy(random.integers(0, 256, (2, *shape), np.uint8))
-        proxy = torch.stack(generated_and_target(share, target, blurred)).mean(0)
-        cases.append(Case(distance, share, target, blurred, proxy.double()))
-    vectors.save(cases, folder / VECTORS)
-    entry = {
-        "sha256": sha256(folder / NAME),
-        "alpha": 40.0,
-        "target": "onnx",
-        "precision": "fp32",
-        "outputs": {"proxy": shape},
-        "test_vectors": VECTORS,
-        "parity": [],
-    }
-    content = {
-        "schema": 1,
-        "artifacts": {NAME: entry},
-        "test_vectors": {VECTORS: sha256(folder / VECTORS)},
-    }
-    (folder / MANIFEST).write_text(json.dumps(content))
+    write_export(folder)
     return folder
 
 
 @pytest.fixture
 def folder(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "exports"))
-
-
-def adapt(folder: Path, **changes: Any) -> None:
-    """As an attacker would: the entry changed, and the hashes made those of the files."""
-    content = json.loads((folder / MANIFEST).read_text())
-    content["artifacts"][NAME].update({"sha256": sha256(folder / NAME), **changes})
-    content["test_vectors"][VECTORS] = sha256(folder / VECTORS)
-    (folder / MANIFEST).write_text(json.dumps(content))
 
 
 def run(folder: Path) -> Any:
@@ -253,28 +210,6 @@ def test_a_graph_that_gives_no_proxy_is_refused(
     with refused(message):
         Artifact.load(folder / NAME, threads=1).proxy(generated, target)
     assert problem(folder) != ""
-
-
-def rebuild(
-    folder: Path, operator: str, inputs: list[str], outputs: list[str], shape: tuple[int, ...]
-) -> None:
-    """Another graph in the place of the artifact, with its hash in the manifest."""
-    import onnx
-    from onnx import helper
-
-    values = {
-        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name in (*inputs, *outputs)
-    }
-    graph = helper.make_graph(
-        [helper.make_node(operator, inputs, outputs)],
-        "other",
-        [values[name] for name in inputs],
-        [values[name] for name in outputs],
-    )
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / NAME)
-    adapt(folder)
 
 
 @pytest.mark.parametrize("spoil", IN_PLACE_OF_A_FILE)

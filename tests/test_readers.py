@@ -21,7 +21,7 @@ from spots import cut, mesh, spot, spot_centres, write_frames, write_video
 
 from pgn import PgnError
 from pgn.avatar.landmarks import GROUPS, MESH_POINTS, POINTS
-from pgn.avatar.readers import read_people
+from pgn.avatar.readers import person_names, read_people
 from pgn.errors import MissingExtraError
 
 SIZE = 32
@@ -61,6 +61,18 @@ def test_landmarks_follow_the_crop(
     (anna,) = read_people(folder, size)
     found = spot_centres(anna.images)[:, None].expand(-1, len(POINTS), -1)
     assert_close(anna.landmarks * size, found * size, 0.1 / size)
+
+
+def test_a_person_is_called_as_its_folder_however_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_frames(tmp_path / "anna", 2)
+    (tmp_path / "linked").symlink_to(folder)
+    (folder / "notes").mkdir()
+    monkeypatch.chdir(folder)
+    for source in (".", "notes/..", folder, Path("../anna")):
+        assert person_names(source) == read_people(source, SIZE).names == ["anna"]
+    assert person_names(tmp_path) == ["anna", "linked"]
 
 
 def test_a_video_is_read_upright(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def avatar_command(
         int, typer.Option(min=1, help="Photos at a time: memory against calls.")
     ] = DEFAULTS.microbatch,
     mse_weight: Annotated[
-        float, typer.Option(min=0.0, help="Of the MSE term beside the PGN.")
+        float, typer.Option(help="Of the MSE term beside the PGN.")
     ] = DEFAULTS.mse_weight,
     learning_rate: Annotated[
         float, typer.Option(help="Of Adam; a device may choose another.")

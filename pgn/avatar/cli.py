@@ -44,9 +44,7 @@ def avatar_command(
     if not (dry_run or (data and output)):
         raise PgnError("pgn-train avatar: expected --data SOURCE and -o RUN (or --dry-run).")
     flags = {"holdout": holdout, "images": images}
-    given = {key: value for key, value in flags.items() if value is not None}
-    given |= dict(map(RECIPES.setting, settings or []))
-    chosen = RECIPES.read(recipe) | given
+    chosen = RECIPES.resolve(recipe, flags, settings or [])
     options = AvatarOptions(data=data, output=output or Path("runs"), **chosen)
     if dry_run:
         show_dry_run(options, lambda: _seconds_per_step(options))

@@ -7,7 +7,7 @@ for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate, count
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pgn.avatar.landmarks import draw
 from pgn.avatar.options import SYNTHETIC, AvatarOptions
@@ -24,6 +23,7 @@ from pgn.avatar.people import People, Person, Reader, few_shot, split
 from pgn.avatar.readers import read_people
 from pgn.avatar.rendered import rendered_people
 from pgn.distill.data import Stream
+from pgn.distill.workers import stream_steps
 from pgn.errors import PgnError, unknown_name
 
 
@@ -93,60 +93,38 @@ def episodes(
     Raises:
         PgnError: later: many persons in a row who cannot be read.
     """
-    # its own generator: a loader draws a seed, and a resumed run must not draw once more
-    loader = DataLoader(
-        _Episodes(sources, shots, stream),
-        batch_size=None,
-        num_workers=workers,
-        generator=torch.Generator(),
-    )
-    return _raise_errors(loader)
+    steps = partial(_episodes, sources, shots, stream)
+    return stream_steps(steps, stream.start, workers)
 
 
-class _Episodes(IterableDataset[Episode | PgnError]):
-    """Every n-th step, for one of n workers (torch gives each a single OpenMP thread)."""
-
-    def __init__(self, sources: Sequence[People], shots: int, stream: Stream) -> None:
-        self.sources = sources
-        self.firsts = list(accumulate((len(people) for people in sources), initial=0))
-        self.shots = shots
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[Episode | PgnError]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        try:
-            for step in count(self.stream.start + worker, workers):
-                yield self._episode(step)
-        except PgnError as error:  # raised in a worker, it would get a traceback as its message
-            yield error
-
-    def _episode(self, step: int) -> Episode:
-        stream = self.stream
-        sequence = np.random.SeedSequence((*b"episode", stream.seed, stream.rank, step))
-        seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)  # torch takes 63 bits
-        generator = torch.Generator().manual_seed(seed)
-        before = [len(people.skipped) for people in self.sources]
+def _episodes(
+    sources: Sequence[People], shots: int, stream: Stream, first: int, every: int
+) -> Iterator[Episode]:
+    """Step `first` and every `every`-th that follows."""
+    firsts = list(accumulate((len(people) for people in sources), initial=0))
+    for step in count(first, every):
+        before = [len(people.skipped) for people in sources]
+        generator = _generator(stream, step)
         persons, images, landmarks = [], [], []
         for _ in range(stream.batch):
-            source = int(torch.randint(len(self.sources), (), generator=generator))
-            index, person = self.sources[source].draw(generator)
-            frames = few_shot(person, generator, self.shots + 1)
-            persons.append(self.firsts[source] + index)
+            source = int(torch.randint(len(sources), (), generator=generator))
+            index, person = sources[source].draw(generator)
+            frames = few_shot(person, generator, shots + 1)
+            persons.append(firsts[source] + index)
             images.append(person.images[frames])
             landmarks.append(person.landmarks[frames])
         size = images[0].shape[-1]
         drawn = draw(torch.cat(landmarks), size).view(stream.batch, -1, 3, size, size)
-        together = zip(self.sources, before, strict=True)
+        together = zip(sources, before, strict=True)
         skipped = [name for people, known in together for name in people.skipped[known:]]
-        return Episode(torch.tensor(persons), torch.stack(images), drawn, skipped)
+        yield Episode(torch.tensor(persons), torch.stack(images), drawn, skipped)
 
 
-def _raise_errors(episodes: Iterable[Episode | PgnError]) -> Iterator[Episode]:
-    for episode in episodes:
-        if isinstance(episode, PgnError):
-            raise episode
-        yield episode
+def _generator(stream: Stream, step: int) -> torch.Generator:
+    """The random numbers of a step of one process."""
+    sequence = np.random.SeedSequence((*b"episode", stream.seed, stream.rank, step))
+    seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)  # torch takes 63 bits
+    return torch.Generator().manual_seed(seed)
 
 
 def _with_frames(people: People, count: int) -> People:

@@ -38,8 +38,8 @@ class FineTuneOptions:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise PgnError(f"steps: got {self.steps}, expected 1 or more.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise PgnError(f"learning_rate: got {self.learning_rate}, expected a positive number.")
+        if not 0 < self.learning_rate < 1:
+            raise PgnError(f"learning_rate: got {self.learning_rate}, expected a number in (0, 1).")
         if self.trainable not in TRAINABLE:
             raise unknown_name("trainable", self.trainable, TRAINABLE)
         if self.microbatch is not None and self.microbatch < 1:

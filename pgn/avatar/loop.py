@@ -99,7 +99,7 @@ class Run(runs.Run[Losses, Figures]):
         self.meta.average.copy_to(avatar.parameters())
         avatar.info["training"] = {
             **self.summary(),
-            "data": self.options.sources,
+            "data": self.options.source_names,
             "persons": self.cast.persons,
             "skipped": len(self.skipped),
         }

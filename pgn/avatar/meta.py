@@ -31,7 +31,8 @@ from pgn.distill.run import refuse_divergence
 from pgn.distill.surrogates import RunningNormClip
 from pgn.teachers import load_teacher
 
-DISCRIMINATOR_STEPS = 2  # for each of the generator
+# For each of the generator. The paper was not at hand; its independent implementations take two.
+DISCRIMINATOR_STEPS = 2
 
 Losses = dict[str, float]  # by name
 
@@ -167,6 +168,8 @@ class Opponent:
 
     def terms(self, pair: Pair, identity: Tensor) -> dict[str, Tensor]:
         """What the generator and the embedder are to make small, each a scalar.
+
+        The discriminator stands still, also its people: they are moved by its own loss alone.
 
         Args:
             pair: its generated images carry the gradient.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pgn.avatar.generator import CONFIGS, GeneratorConfig
 from pgn.avatar.objectives import ADVERSARIAL
+from pgn.avatar.rendered import HELD_OUT
 from pgn.distill.options import RunOptions
 from pgn.errors import PgnError
 from pgn.images import MIN_SIZE
@@ -46,7 +48,8 @@ class AvatarOptions(RunOptions):
         self._require("data", not self.data or all(self.sources), "sources between the commas")
         self._one_of("adversarial", GAMES)
         self._require("shots", self.shots >= 1, "1 or more")
-        self._require("identities", self.identities >= 1, "1 or more")
+        known = 1 <= self.identities <= HELD_OUT
+        self._require("identities", known, f"1 to {HELD_OUT}: those behind are kept for judging")
         self._require("poses", self.poses > self.shots, f"more than shots, {self.shots}")
         self._require("size", self.size >= MIN_SIZE, f"{MIN_SIZE} pixels or more")
         self._require("discriminator_rate", 0 < self.discriminator_rate < 1, "a number in (0, 1)")
@@ -58,6 +61,11 @@ class AvatarOptions(RunOptions):
     @property
     def sources(self) -> list[str]:
         return [source.strip() for source in self.data.split(",")]
+
+    @property
+    def source_names(self) -> list[str]:
+        """What a checkpoint tells of the sources: no paths, which are nobody's business."""
+        return [Path(source).resolve().name for source in self.sources]
 
     @property
     def plays(self) -> bool:

@@ -3,7 +3,10 @@
     SOURCE/PERSON/000.jpg ...       with SOURCE/PERSON/landmarks.npz
     SOURCE/PERSON/VIDEO/CLIP.mp4    with SOURCE/PERSON/VIDEO/CLIP.npz (VoxCeleb2)
 
-All that lies below a person's folder is that person's. What the .npz holds: `pgn.avatar.tracks`.
+All that lies below a person's folder is that person's, so whoever is held out is so in all videos.
+Zakharov et al. (arXiv 1905.08233) take each video for a person instead, whose clothes and light are
+the same in all frames; docs/avatar.md tells how to have it so. What the .npz holds:
+`pgn.avatar.tracks`.
 """
 
 from __future__ import annotations
@@ -58,13 +61,26 @@ def read_people(
         raise PgnError(f"size: got {size}, expected {MIN_SIZE} pixels or more.")
     if frames < MIN_FRAMES:
         raise PgnError(f"frames: got {frames}, expected {MIN_FRAMES} or more of each person.")
-    try:
-        places = _places(Path(source))
-    except OSError as error:
-        raise PgnError(f"people: {source} cannot be read ({error.strerror}).") from None
+    places = _find_places(source)
     return People(
         {_name(place): partial(_read_person, place, size, frames, model) for place in places}
     )
+
+
+def person_names(source: str | Path) -> list[str]:
+    """Names of the persons that `read_people` finds in `source`.
+
+    Raises:
+        PgnError: no such source, or nothing in it.
+    """
+    return [_name(place) for place in _find_places(source)]
+
+
+def _find_places(source: str | Path) -> list[Path]:
+    try:
+        return _places(Path(source))
+    except OSError as error:
+        raise PgnError(f"people: {source} cannot be read ({error.strerror}).") from None
 
 
 def _places(root: Path) -> list[Path]:
@@ -85,7 +101,9 @@ def _places(root: Path) -> list[Path]:
 
 
 def _name(place: Path) -> str:
-    return place.stem if is_video(place) else place.absolute().name
+    if place.name in ("", ".."):  # of "." and "..", which results cannot be filed under
+        return place.resolve().name
+    return place.stem if is_video(place) else place.name
 
 
 def _read_person(place: Path, size: int, limit: int, model: str | Path | None) -> Person:

@@ -34,6 +34,14 @@ class Plan(NamedTuple):
     poses: int  # frames of each
     size: int  # pixels
 
+    @property
+    def images_shape(self) -> tuple[int, ...]:
+        return self.identities, self.poses, 3, self.size, self.size
+
+    @property
+    def landmarks_shape(self) -> tuple[int, ...]:
+        return self.identities, self.poses, len(POINTS), 2
+
 
 def rendered_person(seed: int, count: int, size: int) -> Person:
     """The person of this seed in `count` poses."""
@@ -49,7 +57,6 @@ def render_people(folder: Path, plan: Plan, workers: int) -> None:
     """
     if _holds(folder, plan):
         return
-    shape = (plan.identities, plan.poses)
     everybody = DataLoader(
         _Seeds(plan), batch_size=None, num_workers=workers, generator=torch.Generator()
     )
@@ -57,11 +64,9 @@ def render_people(folder: Path, plan: Plan, workers: int) -> None:
         atomic_path(folder / LANDMARKS_NAME) as landmarks_path,
         atomic_path(folder / IMAGES_NAME) as images_path,
     ):
-        images = np.lib.format.open_memmap(
-            images_path, "w+", np.uint8, (*shape, 3, plan.size, plan.size)
-        )
+        images = np.lib.format.open_memmap(images_path, "w+", np.uint8, plan.images_shape)
         landmarks = np.lib.format.open_memmap(
-            landmarks_path, "w+", np.float32, (*shape, len(POINTS), 2)
+            landmarks_path, "w+", np.float32, plan.landmarks_shape
         )
         shown = track(everybody, "rendering people", plan.identities, console=command.stderr)
         for seed, (person_images, person_landmarks) in enumerate(shown):
@@ -91,10 +96,12 @@ class _Seeds(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _holds(folder: Path, plan: Plan) -> bool:
-    if not (folder / LANDMARKS_NAME).exists():  # renamed last
-        return False
-    shape = _open(folder / IMAGES_NAME).shape
-    return shape == (plan.identities, plan.poses, 3, plan.size, plan.size)
+    shapes = {IMAGES_NAME: plan.images_shape, LANDMARKS_NAME: plan.landmarks_shape}
+    # both: a run may be killed between the two renames, beside files of another plan
+    return all(
+        (folder / name).exists() and _open(folder / name).shape == shape
+        for name, shape in shapes.items()
+    )
 
 
 def _read(folder: Path, seed: int) -> Person:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -59,10 +59,13 @@ def train(
     """
     if context.invoked_subcommand:
         return
+    if not (dry_run or (data and output)):
+        raise PgnError("pgn-train: expected --data PHOTOS and -o RUN (or --dry-run).")
     flags = {"teacher": teacher, "weights": weights, "backbone": backbone, "head": head}
-    given = {key: value for key, value in {**flags, "images": images}.items() if value is not None}
-    given |= dict(recipes.setting(text) for text in settings or [])
-    options = _resolve(recipe, given, data, output, needed=not dry_run)
+    chosen = recipes.resolve(recipe, {**flags, "images": images}, settings or [])
+    if bank.is_bank(data):  # nothing is observed, so there is nothing to keep
+        chosen |= {"replay": 0, "bank": 0}
+    options = DistillOptions(data=data, output=output or Path("runs"), **chosen)
     if dry_run:
         show_dry_run(options, lambda: _seconds_per_step(options))
         return
@@ -72,18 +75,6 @@ def train(
 
 
 app.command("avatar")(avatar_command)
-
-
-def _resolve(
-    recipe: str, given: dict[str, Any], data: str, output: Path | None, *, needed: bool
-) -> DistillOptions:
-    """The recipe's settings, and over them those of the command line."""
-    if needed and not (data and output):
-        raise PgnError("pgn-train: expected --data PHOTOS and -o RUN (or --dry-run).")
-    settings = recipes.read(recipe) | given
-    if bank.is_bank(data):  # nothing is observed, so there is nothing to keep
-        settings |= {"replay": 0, "bank": 0}
-    return DistillOptions(data=data, output=output or Path("runs"), **settings)
 
 
 def _train(options: DistillOptions, resume: bool) -> Path:

@@ -8,7 +8,7 @@ number, not on the steps that this process has seen, so a killed run resumes bit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from io import BytesIO
@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pgn.distill.shards import encoded_photos, shard_urls
+from pgn.distill.workers import Steps, stream_steps
 from pgn.errors import PgnError
 from pgn.files import find_images, first_line, open_rgb
 
@@ -55,7 +55,6 @@ class Photo(NamedTuple):
 
 
 Places = Iterable[Iterable[Photo]]  # of a step: for each place of the batch, a photo and stand-ins
-Steps = Callable[[int, int], Iterator[Places]]  # endless, from the first step on, every n-th
 
 
 def photo_batches(source: str, canvas: int, stream: Stream, workers: int) -> Iterator[Batch]:
@@ -76,7 +75,7 @@ def photo_batches(source: str, canvas: int, stream: Stream, workers: int) -> Ite
             photos in a row that cannot be read.
     """
     urls = shard_urls(source)
-    steps: Steps
+    places: Steps[Places]
     if urls:
         if len(urls) < stream.world:
             raise PgnError(
@@ -85,56 +84,29 @@ def photo_batches(source: str, canvas: int, stream: Stream, workers: int) -> Ite
                 f"processes."
             )
         workers = min(workers, len(urls) // stream.world)
-        steps = partial(_shard_steps, urls, stream)
+        places = partial(_shard_steps, urls, stream)
     else:  # one array of names: processes would copy a list bit by bit, counting references
         names = np.array([str(path) for path in find_images(source)])
-        steps = partial(_folder_steps, names, stream)
-    # its own generator: a loader draws a seed, and a resumed run must not draw once more
-    loader = DataLoader(
-        _Batches(steps, canvas, stream),
-        batch_size=None,
-        num_workers=workers,
-        generator=torch.Generator(),
-    )
-    return _raise_errors(loader)
+        places = partial(_folder_steps, names, stream)
+    return stream_steps(partial(_batches, places, canvas, stream), stream.start, workers)
 
 
-class _Batches(IterableDataset[Batch | PgnError]):
-    """Every n-th step, for one of n workers (torch gives each a single OpenMP thread)."""
-
-    def __init__(self, steps: Steps, canvas: int, stream: Stream) -> None:
-        self.steps = steps
-        self.canvas = canvas
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[Batch | PgnError]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        first = self.stream.start + worker
-        try:
-            for step, places in zip(count(first, workers), self.steps(first, workers), strict=True):
-                yield self._batch(step, places)
-        except PgnError as error:  # raised in a worker, it would get a traceback as its message
-            yield error
-
-    def _batch(self, step: int, places: Places) -> Batch:
-        windows, corrupt = [], []
-        for place, candidates in enumerate(places):
-            picture, skipped = _first_readable(candidates)
-            random = np.random.default_rng(
-                (*b"window", self.stream.seed, self.stream.rank, step, place)
-            )
-            windows.append(_window(picture, self.canvas, random))
-            corrupt += skipped
-        images = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2)
-        return Batch(images.contiguous(), corrupt)
+def _batches(
+    places: Steps[Places], canvas: int, stream: Stream, first: int, every: int
+) -> Iterator[Batch]:
+    for step, of_step in zip(count(first, every), places(first, every), strict=True):
+        yield _batch(of_step, canvas, (stream.seed, stream.rank, step))
 
 
-def _raise_errors(batches: Iterable[Batch | PgnError]) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, PgnError):
-            raise batch
-        yield batch
+def _batch(places: Places, canvas: int, seed: tuple[int, int, int]) -> Batch:
+    windows, corrupt = [], []
+    for place, candidates in enumerate(places):
+        picture, skipped = _first_readable(candidates)
+        random = np.random.default_rng((*b"window", *seed, place))
+        windows.append(_window(picture, canvas, random))
+        corrupt += skipped
+    images = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2)
+    return Batch(images.contiguous(), corrupt)
 
 
 def _folder_steps(

@@ -18,6 +18,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 OPTIMISERS = ("adam", "muon")
 SCHEDULES = ("cosine", "constant")
 MAX_CROP = 512  # pixels
+MAX_SEED = 2**62  # torch takes 63 bits, and a process adds its rank
 SURROGATES = 3  # autoencoders that share what `degraded` leaves of a batch
 _FREE = ("data", "output", "save_every", "licence")  # may change on --resume
 
@@ -53,8 +54,9 @@ class RunOptions:
         self._require("batch", self.batch >= 1, "1 or more")
         for name in ("devices", "nodes"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("seed", "workers"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("workers", self.workers >= 0, "0 or more")
+        self._require("seed", 0 <= self.seed < MAX_SEED, "0 or more, below 2^62")
+        self._require("save_every", self.save_every >= 0, "0 seconds or more")
         self._require("images", self.images >= self.world_batch, f"at least {self.world_batch}")
 
     def _one_of(self, name: str, known: Collection[str]) -> None:

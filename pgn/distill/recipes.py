@@ -10,6 +10,7 @@ from pgn.distill.settings import Recipes, to_toml
 _RECIPES = Recipes(DistillOptions, resources.files("pgn.distill") / "recipes")
 NAMES = _RECIPES.names
 read = _RECIPES.read
+resolve = _RECIPES.resolve
 setting = _RECIPES.setting
 
-__all__ = ["NAMES", "read", "setting", "to_toml"]
+__all__ = ["NAMES", "read", "resolve", "setting", "to_toml"]

@@ -123,7 +123,8 @@ class Run(ABC, Generic[Learnt, Figures]):
         """Say what cannot be read, once."""
         for name in names:
             if name not in self.skipped:
-                command.stderr.print(f"skipped, it cannot be read: {name}", highlight=False)
+                told = f"skipped, it cannot be read: {name}"
+                command.stderr.print(told, soft_wrap=True, highlight=False, markup=False)
         self.skipped.update(names)
 
     def summary(self) -> dict[str, Any]:
@@ -218,7 +219,15 @@ def _computes_in_bf16() -> bool:
 def _cut_log(path: Path, images: int) -> None:
     """Drop the lines that a killed run wrote after the state from which it goes on."""
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["images"] <= images]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _images_of(line) <= images]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _images_of(line: str) -> float:
+    """Of a line of the log; infinite where it broke off as the run was killed."""
+    try:
+        return float(json.loads(line)["images"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -48,6 +48,17 @@ class Recipes:
                 f"recipe: {name_or_path} is no TOML file ({first_line(error)})."
             ) from None
         return {key: self._checked(key, value) for key, value in found.items()}
+
+    def resolve(
+        self, name_or_path: str, flags: Mapping[str, Any], settings: Iterable[str]
+    ) -> dict[str, Any]:
+        """A recipe's settings; over them the flags that were given, and over all `key=value`s.
+
+        Raises:
+            PgnError: as `read` and `setting`.
+        """
+        given = {key: value for key, value in flags.items() if value is not None}
+        return self.read(name_or_path) | given | dict(map(self.setting, settings))
 
     def setting(self, text: str) -> tuple[str, Any]:
         """`key=value` of the command line; the value as in TOML, or bare text.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pgn import checkpoint as checkpoints
-from pgn import command
-from pgn.errors import PgnError
 from pgn.evaluate.dip import Run, baselines, fit, judge, pgn_run
-from pgn.evaluate.dip_page import number, write_dip_page
+from pgn.evaluate.dip_page import write_dip_page
 from pgn.evaluate.dip_results import TARGET, Photo, Results, read_photos
-from pgn.evaluate.dip_summary import FIGURES, Row, interval_text, percent, summarise
-from pgn.evaluate.lpips_metrics import LPIPS_FILES, load_lpips_metrics
+from pgn.evaluate.dip_summary import Row, summarise
+from pgn.evaluate.figures import FIGURES, interval_text, number, percent
+from pgn.evaluate.lpips_metrics import load_lpips_metrics
 from pgn.evaluate.skip_network import MIN_SIDE, seeded_start
+from pgn.evaluate.study_command import check_names, each_fit, tell_left_out
 from pgn.teachers import PerceptualLoss
 
 
@@ -64,7 +62,7 @@ def dip_command(
     teacher = PerceptualLoss("vgg19", weights)
     runs = baselines(teacher) if with_baselines else []
     runs += _runs(checkpoint or ["pgn-lite"], mse_weight or [0.0, 20.0])
-    _check_names(runs)
+    check_names("--checkpoint", [TARGET, *(run.name for run in runs)])
     metrics, left_out = load_lpips_metrics(lpips)
     results = Results(
         output,
@@ -78,8 +76,7 @@ def dip_command(
     _fit_all(results, photos, runs, teacher, steps)
     records = {run.name: [results.measure(photo, run, metrics) for photo in photos] for run in runs}
     rows = summarise(records)
-    if left_out and not rows[0].means.keys() >= LPIPS_FILES.keys():
-        command.stderr.print(left_out, soft_wrap=True, highlight=False, markup=False)
+    tell_left_out(left_out, list(rows[0].means))
     summary = {"runs": [asdict(row) for row in rows]}
     results.finish(summary)
     page = write_dip_page(results, photos, runs, records, rows)
@@ -95,15 +92,6 @@ def _runs(names: Sequence[str], mse_weights: Sequence[float]) -> list[Run]:
     return [pgn_run(name, net, weight) for name, net in networks for weight in mse_weights]
 
 
-def _check_names(runs: Sequence[Run]) -> None:
-    name, uses = Counter([TARGET, *(run.name for run in runs)]).most_common(1)[0]
-    if uses > 1:
-        raise PgnError(
-            f"--checkpoint: more than one run would be called '{name}'. Give each checkpoint and "
-            f"weight once; rename one of two checkpoints with the same name."
-        )
-
-
 def _fit_all(
     results: Results,
     photos: Sequence[Photo],
@@ -113,22 +101,10 @@ def _fit_all(
 ) -> None:
     """Make the fits that are not there yet, photo by photo."""
     missing = [(p, run) for p in photos for run in runs if results.load(p, run) is None]
-    if not missing:
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=command.stderr) as progress:
-        task = progress.add_task("steps", total=len(missing) * steps)
-        for done, (photo, run) in enumerate(missing):
-            progress.update(task, completed=done * steps, description=f"{photo.name} {run.name}")
-            found = fit(
-                run.towards(photo.pixels),
-                judge(teacher, photo.pixels),
-                seeded_start(photo.seed, *photo.pixels.shape[-2:]),
-                steps,
-                lambda: progress.advance(task),
-            )
-            results.store(photo, run, found)
-        progress.update(task, completed=len(missing) * steps)
+    for photo, run, advance in each_fit(missing, steps):
+        start = seeded_start(photo.seed, *photo.pixels.shape[-2:])
+        judged = judge(teacher, photo.pixels)
+        results.store(photo, run, fit(run.towards(photo.pixels), judged, start, steps, advance))
 
 
 def _print(rows: Sequence[Row]) -> None:

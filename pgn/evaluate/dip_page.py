@@ -11,11 +11,11 @@ import pgn
 from pgn.evaluate import dip
 from pgn.evaluate.dip import Run
 from pgn.evaluate.dip_results import TARGET, Photo, Results, proxy_name
-from pgn.evaluate.dip_summary import FIGURES, Row, interval_text, mean_curve, percent
+from pgn.evaluate.dip_summary import Row, mean_curve
+from pgn.evaluate.figures import FIGURES, interval_text, number, percent
 from pgn.evaluate.study import Record
 from pgn.pages import embed_png, plot_lines, write_page
 
-DIGITS = {"mse": 5}  # of figures; 3 else
 MIN_WIDTH = 128  # of a picture on the page
 
 
@@ -27,7 +27,7 @@ def write_dip_page(
     rows: Sequence[Row],
 ) -> Path:
     """Write index.html into the study's folder; a row a photo, a column a run."""
-    path = results.folder / "index.html"
+    path = results.study.folder / "index.html"
     size = photos[0].pixels.shape[-1]
     networks = [run for run in runs if run.net is not None]
     write_page(
@@ -67,11 +67,6 @@ def write_dip_page(
         },
     )
     return path
-
-
-def number(name: str, value: float) -> str:
-    """A figure of FIGURES for people."""
-    return f"{value:.{DIGITS.get(name, 3)}f}"
 
 
 def _summary(row: Row) -> dict[str, Any]:

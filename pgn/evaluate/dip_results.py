@@ -16,25 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgn.degrade import to_pil
 from pgn.errors import PgnError
 from pgn.evaluate.dip import Fit, Run, proxy_target
-from pgn.evaluate.study import (
-    Record,
-    Study,
-    check_maker,
-    file_sha256,
-    read_record,
-    write_record,
-)
-from pgn.files import atomic_path, find_images, read_image
+from pgn.evaluate.study import Record, Study, checkpoint_of, file_sha256, is_number
+from pgn.files import find_images, read_image
 from pgn.images import centre_crop
 from pgn.teachers import PerceptualLoss
 
 SUMMARY_NAME = "dip.json"
 TARGET = "target"
 
-FIGURES = {"made_by", "stopped", "steps", "vgg19_at_steps", "vgg19", "mse"}
+FIGURES = {"stopped", "steps", "vgg19_at_steps", "vgg19", "mse"}
 
 
 @dataclass(frozen=True)
@@ -79,12 +71,11 @@ class Results:
         Raises:
             PgnError: the folder holds one with other settings, or cannot be written.
         """
-        self.folder = folder
         self.study = Study(folder, SUMMARY_NAME, settings)
 
     def picture(self, photo: Photo, name: str) -> Path:
         """Where a picture lies: TARGET's, a run's by its name, or one of `proxy_name`."""
-        return self.folder / photo.name / f"{name}.png"
+        return self.study.picture(photo.name, name)
 
     def load(self, photo: Photo, run: Run) -> Record | None:
         """A fit's figures, or None where it is still to be made.
@@ -92,32 +83,24 @@ class Results:
         Raises:
             PgnError: the file is damaged, or tells of another checkpoint.
         """
-        path = self._record(photo, run)
-        pictures = [self.picture(photo, name) for name in _pictures(run)]
-        if not all(file.exists() for file in (path, *pictures)):
-            return None
-        record = read_record(path)
-        if not record.keys() >= FIGURES:
-            raise PgnError(f"--output: {path} is damaged. Delete it to make it again.")
-        check_maker(path, record, run.name, _identity(run))
-        return record
+        return self.study.load(photo.name, run.name, _pictures(run), _is_whole, _made_by(run))
 
     def store(self, photo: Photo, run: Run, fit: Fit) -> Record:
         """Write a fit's picture, its proxy target and its figures."""
-        self._draw(photo, TARGET, photo.pixels)
-        self._draw(photo, run.name, fit.image)
+        self.study.draw(photo.name, TARGET, photo.pixels[0])
+        self.study.draw(photo.name, run.name, fit.image[0])
         if run.net is not None:
             proxy = proxy_target(run.net, fit.image, photo.pixels)
-            self._draw(photo, proxy_name(run), proxy)
+            self.study.draw(photo.name, proxy_name(run), proxy[0])
         record = {
-            "made_by": _identity(run),
+            "made_by": _made_by(run),
             "stopped": fit.stopped,
             "steps": fit.steps,
             "vgg19_at_steps": fit.vgg19,
             "vgg19": fit.vgg19[-1],
             "mse": float((fit.image - photo.pixels).square().mean()),
         }
-        write_record(self._record(photo, run), record)
+        self.study.store(photo.name, run.name, record)
         return record
 
     def measure(self, photo: Photo, run: Run, metrics: Mapping[str, PerceptualLoss]) -> Record:
@@ -129,19 +112,12 @@ class Results:
             picture = read_image(self.picture(photo, run.name))[None]
             with torch.no_grad():
                 record |= {name: float(metrics[name](picture, photo.pixels)) for name in missing}
-            write_record(self._record(photo, run), record)
+            self.study.store(photo.name, run.name, record)
         return record
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary beside the settings."""
         self.study.finish(summary)
-
-    def _draw(self, photo: Photo, name: str, image: Tensor) -> None:
-        with atomic_path(self.picture(photo, name)) as temporary:
-            to_pil(image[0]).save(temporary, "PNG")
-
-    def _record(self, photo: Photo, run: Run) -> Path:
-        return self.folder / photo.name / f"{run.name}.json"
 
 
 def proxy_name(run: Run) -> str:
@@ -153,9 +129,16 @@ def _pictures(run: Run) -> list[str]:
     return [TARGET, run.name] if run.net is None else [TARGET, run.name, proxy_name(run)]
 
 
-def _identity(run: Run) -> Record:
-    """What a run's name does not tell: which file its checkpoint was."""
-    if run.net is None:
-        return {}
-    assert run.net.source is not None
-    return {"checkpoint_sha256": file_sha256(run.net.source), "mse_weight": run.mse_weight}
+def _made_by(run: Run) -> Record:
+    weight = {} if run.net is None else {"mse_weight": run.mse_weight}
+    return {**checkpoint_of(run.net), **weight}
+
+
+def _is_whole(record: Record) -> bool:
+    return (
+        record.keys() >= FIGURES
+        and all(is_number(record[name]) for name in ("vgg19", "mse"))
+        and all(isinstance(record[name], list) for name in ("steps", "vgg19_at_steps"))
+        and len(record["steps"]) == len(record["vgg19_at_steps"])
+        and all(map(is_number, (*record["steps"], *record["vgg19_at_steps"])))
+    )

@@ -8,15 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgn.evaluate.dip import DIVERGED, EXACT, MSE, STAGNATED
+from pgn.evaluate.figures import FIGURES
 from pgn.evaluate.gaps import measure_gap
 from pgn.evaluate.study import Record
-
-FIGURES = {  # of a fit's last picture: what they are called
-    "vgg19": "VGG-19",
-    "lpips-alex": "LPIPS-Alex",
-    "lpips-vgg": "LPIPS-VGG",
-    "mse": "MSE",
-}
 
 
 @dataclass(frozen=True)
@@ -65,15 +59,3 @@ def mean_curve(fits: Sequence[Record]) -> tuple[list[int], list[float]]:
     losses = zip(*(fit["vgg19_at_steps"] for fit in fits), strict=False)  # stopped ones are shorter
     means = [sum(values) / len(values) for values in losses]
     return fits[0]["steps"][1 : len(means)], means[1:]
-
-
-def percent(share: float | None) -> str:
-    """A share for people."""
-    return "none" if share is None else f"{100 * share:.0f} %"
-
-
-def interval_text(interval: tuple[float, float] | None) -> str:
-    """An interval for people; nothing where there is none, or where it is a point."""
-    if interval is None or interval[0] == interval[1]:
-        return ""
-    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"

@@ -139,9 +139,12 @@ def fit(
             options,
             lambda step, mse: advance(),
         )
+        drawn = _draw(personal, sitter)
+        if not all(torch.isfinite(images).all() for images in drawn.values()):
+            raise DivergedError("fine-tuning: the last step led to NaN.")
     except DivergedError:
         return Fit(before, FineTuneReport(), diverged=True)
-    return Fit(_draw(personal, sitter), report)
+    return Fit(drawn, report)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pgn import checkpoint as checkpoints
@@ -20,8 +18,7 @@ from pgn.avatar import checkpoint as avatars
 from pgn.avatar.finetune import FineTuneOptions
 from pgn.avatar.model import Avatar
 from pgn.errors import PgnError
-from pgn.evaluate.dip_page import number
-from pgn.evaluate.dip_summary import FIGURES, interval_text, percent
+from pgn.evaluate.figures import FIGURES, interval_text, number, percent
 from pgn.evaluate.heads import (
     SPLITS,
     Run,
@@ -34,10 +31,11 @@ from pgn.evaluate.heads import (
 )
 from pgn.evaluate.heads_memory import peak_memory
 from pgn.evaluate.heads_page import HEADINGS, cost, write_heads_page
-from pgn.evaluate.heads_people import read_sitters, synthetic_sitters
+from pgn.evaluate.heads_people import perhaps_trained_on, read_sitters, synthetic_sitters
 from pgn.evaluate.heads_results import TRUTHS, Results
 from pgn.evaluate.heads_summary import Row, summarise
-from pgn.evaluate.lpips_metrics import LPIPS_FILES, load_lpips_metrics
+from pgn.evaluate.lpips_metrics import load_lpips_metrics
+from pgn.evaluate.study_command import check_names, each_fit, tell_left_out
 from pgn.teachers import PerceptualLoss
 
 
@@ -82,12 +80,13 @@ def heads_command(
     size = avatar.config.size
     teacher = PerceptualLoss("vgg19", weights)
     runs = baselines(teacher, mse_weight) + _pgn_runs(networks or ["pgn-lite"], mse_weight)
-    _check_names([*TRUTHS, *(run.name for run in runs)])
+    check_names("--pgn", [*TRUTHS, *(run.name for run in runs)])
     metrics, left_out = load_lpips_metrics(lpips)
     sitters = read_sitters(data or [], person or [], frames, size)
     sitters += synthetic_sitters(synthetic, frames, size)
     if not sitters:
         raise PgnError("heads: got nobody to fit. Give --data FOLDER, or --synthetic 4.")
+    notes = _notes(avatar, data or [], sitters)
     results = Results(
         output,
         {
@@ -105,11 +104,10 @@ def heads_command(
     memory = {run.name: _memory(results, run, frames, size) for run in runs}
     records = {run.name: [results.measure(s, run, metrics) for s in sitters] for run in runs}
     rows = summarise(records, memory)
-    if left_out and not rows[0].splits[SPLITS[0]].means.keys() >= LPIPS_FILES.keys():
-        command.stderr.print(left_out, soft_wrap=True, highlight=False, markup=False)
-    summary = {"runs": [asdict(row) for row in rows]}
+    tell_left_out(left_out, list(rows[0].splits[SPLITS[0]].means))
+    summary = {"notes": notes, "runs": [asdict(row) for row in rows]}
     results.finish(summary)
-    page = write_heads_page(results, sitters, records, rows)
+    page = write_heads_page(results, sitters, records, rows, notes)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
@@ -121,13 +119,18 @@ def _pgn_runs(names: Sequence[str], mse_weight: float) -> list[Run]:
     return [pgn_run(Path(name).stem, checkpoints.load(name), mse_weight) for name in names]
 
 
-def _check_names(names: Sequence[str]) -> None:
-    name, uses = Counter(names).most_common(1)[0]
-    if uses > 1:
-        raise PgnError(
-            f"--pgn: more than one run would be called '{name}'. Give each network once; rename "
-            f"one of two checkpoints with the same name."
-        )
+def _notes(avatar: Avatar, data: Sequence[Path], sitters: Sequence[Sitter]) -> list[str]:
+    """What a reader of the figures must know; told on stderr too."""
+    seen = set(perhaps_trained_on(avatar.info, data))
+    notes = [
+        f"{sitter.name} may have been in the avatar's training: its checkpoint names this source, "
+        f"and no holdout of that name. Figures of strangers are worse."
+        for sitter in sitters
+        if sitter.name in seen
+    ]
+    for note in notes:
+        command.stderr.print(f"warning: {note}", soft_wrap=True, highlight=False, markup=False)
+    return notes
 
 
 def _memory(results: Results, run: Run, frames: int, size: int) -> int | None:
@@ -145,16 +148,9 @@ def _fit_all(
 ) -> None:
     """Make the fits that are not there yet, person by person."""
     missing = [(s, run) for s in sitters for run in runs if results.load(s, run) is None]
-    if not missing:
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=command.stderr) as progress:
-        task = progress.add_task("steps", total=len(missing) * options.steps)
-        for done, (sitter, run) in enumerate(missing, start=1):
-            progress.update(task, description=f"{sitter.name} {run.name}")
-            found = fit(avatar, sitter, run, options, lambda: progress.advance(task))
-            results.store(sitter, run, found, judge(teacher, found.drawn, sitter))
-            progress.update(task, completed=done * options.steps)
+    for sitter, run, advance in each_fit(missing, options.steps):
+        found = fit(avatar, sitter, run, options, advance)
+        results.store(sitter, run, found, judge(teacher, found.drawn, sitter))
 
 
 def _print(rows: Sequence[Row]) -> None:

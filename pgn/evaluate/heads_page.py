@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import pgn
+from pgn.degrade import to_pil
+from pgn.evaluate.bootstrap import Interval
 from pgn.evaluate.dip import DIVERGENCE
-from pgn.evaluate.dip_page import number
-from pgn.evaluate.dip_summary import FIGURES, interval_text, percent
+from pgn.evaluate.figures import FIGURES, interval_text, number, percent
 from pgn.evaluate.heads import BEFORE, EXACT, MSE, SPLITS, TRAIN, Sitter
 from pgn.evaluate.heads_results import TRUTHS, Results
-from pgn.evaluate.heads_summary import Interval, Records, Row, has_diverged
+from pgn.evaluate.heads_summary import Records, Row, has_diverged
 from pgn.pages import embed_png, write_page
 
 SHOWN = 2  # frames of each split
@@ -22,15 +21,20 @@ HEADINGS = ("fitted with", "ms a step", "ms of the loss", "MiB of the loss", "di
 
 
 def write_heads_page(
-    results: Results, sitters: Sequence[Sitter], records: Records, rows: Sequence[Row]
+    results: Results,
+    sitters: Sequence[Sitter],
+    records: Records,
+    rows: Sequence[Row],
+    notes: Sequence[str],
 ) -> Path:
     """Write index.html into the study's folder; a table a person, a column a run."""
-    path = results.folder / "index.html"
+    path = results.study.folder / "index.html"
     write_page(
         path,
         Path(__file__).with_name("heads.html"),
         {
             "settings": results.study.settings,
+            "notes": notes,
             "divergence": DIVERGENCE,
             "names": {"mse": MSE, "exact": EXACT, "before": BEFORE},
             "figures": [FIGURES[name] for name in rows[0].splits[TRAIN].means],
@@ -42,7 +46,15 @@ def write_heads_page(
                 {
                     "name": sitter.name,
                     "pictures": _pictures(results, sitter, [*TRUTHS, *records]),
-                    "fits": [_fit(row, records, index) for row in rows],
+                    "figures": {
+                        split: [_figures(row, records, index, split) for row in rows]
+                        for split in SPLITS
+                    },
+                    "diverged": [
+                        row.run
+                        for row in rows
+                        if has_diverged(records[row.run][index], records[BEFORE][index])
+                    ],
                 }
                 for index, sitter in enumerate(sitters)
             ],
@@ -85,29 +97,20 @@ def _beyond(name: str, interval: Interval | None) -> str:
 
 def _pictures(
     results: Results, sitter: Sitter, names: Sequence[str]
-) -> list[tuple[str, tuple[str, ...]]]:
-    """Rows of the person's table: the split, and one frame of it from every picture in `names`."""
-    shown = min(SHOWN, len(sitter.splits[TRAIN].photos))
-    columns = [_cells(results.picture(sitter, name), shown) for name in names]
-    splits = [split for split in SPLITS for _ in range(shown)]
-    return list(zip(splits, zip(*columns, strict=True), strict=True))
-
-
-def _cells(picture: Path, shown: int) -> list[str]:
-    """The first `shown` frames of each split, as addresses for a page."""
-    with Image.open(picture) as column:
-        side = column.width
-        tops = [half + side * k for half in (0, column.height // 2) for k in range(shown)]
-        return [embed_png(column.crop((0, top, side, top + side))) for top in tops]
-
-
-def _fit(row: Row, records: Records, index: int) -> dict[str, Any]:
-    record = records[row.run][index]
+) -> dict[str, list[tuple[str, ...]]]:
+    """{split: rows of the person's table, the same frame of every picture in `names` each}."""
+    drawn = [results.read(sitter, name) for name in names]
     return {
-        "figures": [
-            (FIGURES[name], *(number(name, record[split][name]) for split in SPLITS))
-            for name in row.splits[TRAIN].means
-        ],
-        "gaps": [percent(row.splits[split].gap.by_case[index]) for split in SPLITS],
-        "diverged": has_diverged(record, records[BEFORE][index]),
+        split: [
+            tuple(embed_png(to_pil(image)) for image in frame)
+            for frame in zip(*(pictures[split][:SHOWN] for pictures in drawn), strict=True)
+        ]
+        for split in SPLITS
     }
+
+
+def _figures(row: Row, records: Records, index: int, split: str) -> list[tuple[str, str]]:
+    """What stands under a person's pictures of a run: names and values."""
+    figures, found = records[row.run][index][split], row.splits[split]
+    named = [(FIGURES[name], number(name, figures[name])) for name in found.means]
+    return [*named, ("gap closed", percent(found.gap.by_case[index]))]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pgn import command
+from pgn.avatar.options import SYNTHETIC
 from pgn.avatar.people import Person
-from pgn.avatar.readers import read_people
+from pgn.avatar.readers import person_names, read_people
 from pgn.avatar.rendered import HELD_OUT, rendered_person
 from pgn.errors import PgnError, unknown_name
 from pgn.evaluate.heads import Sitter, seat
@@ -47,6 +49,27 @@ def read_sitters(
         for skipped in people.skipped:
             command.stderr.print(f"skipped: {skipped}", soft_wrap=True, markup=False)
     return [seat(person, frames) for person in persons]
+
+
+def perhaps_trained_on(info: Mapping[str, Any], sources: Sequence[Path]) -> list[str]:
+    """Names of persons in `sources` whom the training of an avatar with this `info` may have seen.
+
+    A checkpoint tells the names of its sources and of the persons held out. A person is taken for
+    one of the training's where a folder of a recorded name is on the way to it, also on another
+    machine, and its name was not held out.
+    """
+    training = info.get("training")
+    recorded = {Path(name).name for name in _strings(training, "data")} - {SYNTHETIC}
+    known = [source for source in sources if recorded & set(source.resolve().parts)]
+    names = [name for source in known for name in person_names(source)]
+    held_out = _strings(training, "holdout")
+    return [name for name in names if name not in held_out]
+
+
+def _strings(record: Any, key: str) -> list[str]:
+    """A list of names in a checkpoint's metadata, which may be anybody's."""
+    found = record.get(key) if isinstance(record, dict) else None
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
 
 
 def _check_unique(names: Sequence[str]) -> None:

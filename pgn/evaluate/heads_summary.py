@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pgn.evaluate.bootstrap import LEVEL, RESAMPLES
+from pgn.evaluate.bootstrap import Interval, mean_interval
 from pgn.evaluate.dip import DIVERGENCE
-from pgn.evaluate.dip_summary import FIGURES
+from pgn.evaluate.figures import FIGURES
 from pgn.evaluate.gaps import Gap, measure_gap, no_gap
 from pgn.evaluate.heads import BEFORE, EXACT, MSE, SPLITS, TRAIN
 from pgn.evaluate.study import Record
 
-Interval = tuple[float, float]
 Records = Mapping[str, Sequence[Record]]  # {run: its fit of each person}
 
 
@@ -59,16 +58,6 @@ def summarise(records: Records, memory: Mapping[str, int | None]) -> list[Row]:
 def has_diverged(fit: Record, before: Record) -> bool:
     """NaN, or a VGG-19 loss over DIVERGENCE times that before the fit, on the fitted frames."""
     return bool(fit["diverged"] or fit[TRAIN][EXACT] > DIVERGENCE * before[TRAIN][EXACT])
-
-
-def mean_interval(values: NDArray[np.float64]) -> Interval | None:
-    """95 % percentile bootstrap interval of the mean of (persons,); None for a single one."""
-    if len(values) < 2:
-        return None
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    tail = (100.0 - LEVEL) / 2
-    low, high = np.percentile(values[drawn].mean(axis=1), [tail, 100.0 - tail])
-    return float(low), float(high)
 
 
 def _split(records: Records, run: str, split: str) -> Split:

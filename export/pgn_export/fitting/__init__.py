@@ -6,7 +6,7 @@ MNN's training graphs; PockEngine, arXiv 2310.17752. A PGN (arXiv 2105.01957) le
 to go back through.
 """
 
-from pgn_export.fitting.graphs import Fitting, adam_numbers, build
+from pgn_export.fitting.graphs import Fitting, build
 from pgn_export.fitting.names import tensor_name
 
-__all__ = ["Fitting", "adam_numbers", "build", "tensor_name"]
+__all__ = ["Fitting", "build", "tensor_name"]

@@ -40,8 +40,7 @@ from pgn_export.graph import (
     has_target_branch,
     trace,
 )
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
+from pgn_runtime.adam import BETA1, BETA2, adam_numbers
 
 LOWERINGS = {
     "onnx": Lowering(convolutions.whole, transposes=True),
@@ -97,21 +96,6 @@ def build(fitting: Fitting, target: str) -> dict[str, Graph]:
     graphs["gradient"] = trace(Gradient(tape, fitting).eval(), step)
     graphs["update"] = trace(Update(names).eval(), _update_inputs(values))
     return graphs
-
-
-def adam_numbers(learning_rate: float, step: int, photos: int, size: Size) -> dict[str, float]:
-    """What the update takes, each as (1,), to be Adam on the mean of the photos' losses.
-
-    Args:
-        step: from 1.
-        photos: whose gradients the sums hold.
-    """
-    scale = photos * 3 * size[0] * size[1] / 2  # sums / scale = the gradient of the mean
-    return {
-        "rate": learning_rate / (1 - BETA1**step),
-        "square_correction": 1 / (1 - BETA2**step),
-        "epsilon": EPSILON * scale,
-    }
 
 
 class Prefix(nn.Module):

@@ -1,9 +1,10 @@
-"""What tensors are called in the graphs of the fitting step."""
+"""What tensors are called in the graphs of the fitting step; the runtime calls them the same."""
 
 from __future__ import annotations
 
-VALUE, SUM, MEAN, SQUARE = "value_of_", "sum_of_", "mean_of_", "square_of_"  # of a parameter
-NEW = "new_"  # before the name of an input that comes out again
+from pgn_runtime.pack import MEAN, NEW, SQUARE, SUM, VALUE
+
+__all__ = ["MEAN", "NEW", "SQUARE", "SUM", "VALUE", "tensor_name"]
 
 
 def tensor_name(parameter: str) -> str:

@@ -22,26 +22,26 @@ import torch
 from safetensors.torch import save_file
 
 import pgn
-from pgn import PGN, GateError
+from pgn import PGN, GateError, PgnError
 from pgn.errors import unknown_name
 from pgn.files import check_folder
 from pgn_export import proof
 from pgn_export.chatter import failures
 from pgn_export.exporting import CONVERTERS, REJECTED
 from pgn_export.fitting import selftest
-from pgn_export.fitting.graphs import Fitting, adam_numbers, build
+from pgn_export.fitting.graphs import Fitting, build
 from pgn_export.fitting.names import VALUE, tensor_name
 from pgn_export.fitting.selftest import Agreement
 from pgn_export.fitting.subject import Subject
 from pgn_export.graph import Conversion, Graph, Tensors, trace
 from pgn_export.manifest import versions
 from pgn_export.replacing import move, remove
+from pgn_runtime.adam import adam_numbers
 from pgn_runtime.artifact import MANIFEST
 from pgn_runtime.files import sha256
+from pgn_runtime.pack import SCHEMA, SELFTEST, WEIGHTS
 
 SUFFIX = ".pgnpack"
-WEIGHTS, SELFTEST = "weights.safetensors", "selftest.safetensors"
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class PackOptions:
     mse_weight: float = 2.0  # lambda of the closed form
     learning_rate: float = 5e-4  # of Adam
     steps: int = 50
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < float("inf"):
+            raise PgnError(f"learning_rate: got {self.learning_rate}, expected a positive number.")
+        if not 0 <= self.mse_weight < float("inf"):
+            raise PgnError(f"mse_weight: got {self.mse_weight}, expected a number of at least 0.")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from pgn_export.fitting.subject import Subject
 from pgn_export.graph import Tensors
 from pgn_export.parity import photos as real_photos
 from pgn_export.proof import Run
+from pgn_runtime.selftest import KEPT
 
-KEPT = 256  # elements of a gradient that travel with the pack
 SEED = 1_000_000  # of a rendered person that no training saw
 
 Arrays = Mapping[str, NDArray[np.float32]]

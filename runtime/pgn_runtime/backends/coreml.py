@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgn_runtime.backends import Session, Shape
+from pgn_runtime.backends import Arrays, Session, Shape, check_buffers
 from pgn_runtime.errors import MissingBackendError, RuntimeInputError
 from pgn_runtime.files import Pixels
 
@@ -34,9 +33,14 @@ def load(path: Path, threads: int) -> Session:
     except Exception as error:  # coremltools' have no base class of their own
         raise RuntimeInputError(f"model: Core ML refuses {path} ({error}).") from None
 
-    def run(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
-        outputs = model.predict(dict(inputs))
-        return {name: np.ascontiguousarray(outputs[name], dtype=np.float32) for name in outputs}
+    def run(inputs: Arrays, outputs: Arrays | None = None, /) -> dict[str, Pixels]:
+        found = model.predict(dict(inputs))
+        if outputs is None:
+            return {name: np.ascontiguousarray(found[name], dtype=np.float32) for name in found}
+        check_buffers(outputs, {name: array.shape for name, array in found.items()})
+        for name, array in outputs.items():
+            np.copyto(array, found[name], casting="same_kind")
+        return dict(outputs)
 
     shapes = {value.name: _shape(value.type.multiArrayType) for value in description.input}
     names = tuple(value.name for value in description.output)

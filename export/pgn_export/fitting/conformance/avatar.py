@@ -15,14 +15,16 @@ from pgn import PGN, PGNConfig
 from pgn.avatar import Generator, GeneratorConfig, personalise, trainable
 from pgn_export.fitting import selftest
 from pgn_export.fitting.conformance.comparing import Arrays, Errors, arrays, errors, moved
-from pgn_export.fitting.graphs import Fitting, adam_numbers, build
+from pgn_export.fitting.graphs import Fitting, build
 from pgn_export.fitting.names import MEAN, NEW, SQUARE, SUM, VALUE, tensor_name
 from pgn_export.fitting.subject import Subject
 from pgn_export.graph import Graph, Tensors
 from pgn_export.proof import Run
+from pgn_runtime.adam import adam_numbers
 
 GATE, TRAJECTORY_GATE = 1e-4, 1e-3
-SIZE = (32, 36)  # of images, height and width in pixels
+SIZE = (32, 40)  # of images, height and width in pixels
+SMALL = GeneratorConfig(32, (3, 4, 6), blocks=2)  # with every kind of block
 PHOTOS = 3
 LEARNING_RATE = 1e-3
 CALLS = ("prefix", "target_features", "gradient")  # graphs of a step, in order
@@ -34,6 +36,7 @@ class Step:
 
     preset: str
     microbatch: int
+    config: GeneratorConfig = SMALL
     gate: float = GATE
 
     @property
@@ -42,10 +45,10 @@ class Step:
 
     @cached_property
     def fitting(self) -> Fitting:
-        """Of an avatar that has every kind of block of the real one."""
+        """A person and a PGN of random weights."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            drawing = Generator(GeneratorConfig(32, (3, 4, 6), 2))
+            drawing = Generator(self.config)
             generator = personalise(drawing, 0.3 * torch.randn(drawing.style_size))
             net = PGN(PGNConfig("lite", options={"widths": ((4,), (6,), (8,))}))
         names = trainable(generator, self.preset)
