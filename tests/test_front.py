@@ -12,6 +12,7 @@ from conftest import photo_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
+from torch import Tensor
 from typer.testing import CliRunner
 
 import pgn
@@ -21,6 +22,8 @@ from pgn_bench import front, front_plot
 from pgn_bench.cli import app
 from pgn_bench.front import Point, pareto
 from pgn_bench.front_plot import draw
+from pgn_bench.providers import Uncompiled, images
+from pgn_bench.providers_exported import Task
 from pgn_bench.timing import BLOCK, Timing
 
 
@@ -35,7 +38,7 @@ def bench(*words: object) -> Any:
 
 
 def point(time_ms: float, cosine: float, name: str = "", *, is_network: bool = True) -> Point:
-    timing = Timing(time_ms, time_ms, time_ms, BLOCK)
+    timing = Timing(time_ms, time_ms, time_ms, BLOCK, time_ms)
     return Point(name, is_network, "PyTorch", Interval(cosine, None), timing)
 
 
@@ -100,18 +103,22 @@ def check_front(report: dict[str, Any], out: Path, names: set[str]) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["front.json", "front.svg"]
 
 
+def gradient(net: pgn.PGN, task: Task) -> Tensor:
+    return net.gradient(*images(task))
+
+
+def no_compiler(*_: object) -> None:
+    raise Uncompiled("no compiler")
+
+
 @pytest.mark.usefixtures("offline")
 def test_front_writes_what_it_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "compiled", lambda *rest: None)
-    monkeypatch.setattr(
-        front, "exported", lambda net, target, pair, threads: lambda: net.gradient(*pair)
-    )
+    monkeypatch.setattr(front, "compiled_gradient", no_compiler)
+    monkeypatch.setattr(front, "exported", lambda net, task: lambda: gradient(net, task))
     words, out = front_words(folder), folder.parent / "out"
     report = json.loads(bench(*words, "--json").stdout)
     check_front(report, out, {"mine", "vgg19", "mse", "vgg19-half"})
-    monkeypatch.setattr(
-        front, "exported", lambda net, target, pair, threads: lambda: -net.gradient(*pair)
-    )
+    monkeypatch.setattr(front, "exported", lambda net, task: lambda: -gradient(net, task))
     before = (out / "front.json").read_bytes()
     refused = bench(*words)
     assert isinstance(refused.exception, GateError) and "mine" in str(refused.exception)

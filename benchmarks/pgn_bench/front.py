@@ -7,6 +7,7 @@ losses by autograd in PyTorch with the target's features computed before the clo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,10 @@ from pgn.evaluate.measures import Interval
 from pgn.evaluate.peers import Towards, exact, predicted
 from pgn.evaluate.situations import Situation
 from pgn.teachers import PerceptualLoss
-from pgn_bench.gradient import Call, check_agreement, compiled, exported
+from pgn_bench.gradient import check_agreement
+from pgn_bench.providers import Uncompiled, compiled_gradient
+from pgn_bench.providers_catalogue import exported
+from pgn_bench.providers_exported import Call, Task
 from pgn_bench.timing import Timing
 
 EXACT = "vgg19"
@@ -103,16 +107,16 @@ def timed(contenders: Contenders, pair: tuple[Tensor, Tensor], threads: int) -> 
     """
     torch.set_num_threads(threads)
     generated, target = pair
+    task = Task(generated.numpy(), target.numpy(), threads)
     found = {}
     for name, net in contenders.networks.items():
-        call = exported(net, "onnx", pair, threads)
-        check_agreement(name, call(), net.gradient(generated, target))
+        call = exported(net, task)
+        check_agreement(name, torch.as_tensor(call()), net.gradient(generated, target))
         found[name] = Timed(name, "ONNX Runtime", call)
     for name, towards in contenders.losses.items():
         found[name] = Timed(name, "PyTorch", partial(towards(target), generated))
-    with torch.no_grad():
-        features = contenders.teacher.features(target)
-    if faster := compiled(contenders.teacher, generated, features):
+    with contextlib.suppress(Uncompiled):
+        faster = compiled_gradient(contenders.teacher, "fp32", task)
         check_agreement(EXACT_COMPILED, faster(), found[EXACT].call())
         found[EXACT_COMPILED] = Timed(EXACT, "torch.compile", faster)
     return found

@@ -1,123 +1,168 @@
-"""One gradient of an image: the exact VGG-19's, and PGNs' on every runtime.
+"""One gradient of an image, by every provider and in every way here to compute it.
 
-The exact gradient is measured in its strongest form here: target features computed once,
-compiled by torch.compile. Every provider's output is checked before it is timed.
+Exact gradients are measured in their strongest forms: the target's features computed once, compiled
+by torch.compile, and as a graph without autograd in ONNX Runtime. Every output is checked against
+its reference before it is timed; load time and memory are those of a process of its own.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
-import pgn
+from pgn import GateError, PgnError
 from pgn.degrade import blur
-from pgn.evaluate.measures import cosine
-from pgn.teachers import PerceptualLoss
-from pgn_export import export
-from pgn_export.graph import Size, has_target_branch
+from pgn_bench.memory import Footprint, footprint
+from pgn_bench.providers_catalogue import EXACT, Provider, Way
+from pgn_bench.providers_exported import Call, Task
+from pgn_bench.results import Row
+from pgn_bench.timing import Timing, interleaved
 from pgn_export.parity import photos
-from pgn_runtime import Artifact
+from pgn_runtime.errors import RuntimeInputError
 
-EXACT = "exact VGG-19, PyTorch, target cached"
-COMPILED = "exact VGG-19, torch.compile, target cached"
-MIN_AGREEMENT = 0.999  # cosine of a provider with its own reference
+AGREEMENT = {"fp32": 0.999, "fp16": 0.999, "bf16": 0.98, "int8": 0.99}  # cosine with the reference
 
-Call = Callable[[], Tensor]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Provider:
-    """`call` gives the gradient (1, 3, H, W); `cosine` is with the exact VGG-19 gradient."""
+class Ready:
+    """A way that is loaded and gives the right gradient."""
 
-    name: str
+    provider: Provider
+    way: Way
     call: Call
-    cosine: float
+    footprint: Footprint | None
+    cosine: float | None  # with the exact gradient of VGG-19
+
+    @property
+    def label(self) -> str:
+        return self.provider.label(self.way.runtime, self.way.dtype)
 
 
-def providers(nets: dict[str, pgn.PGN], size: Size, threads: int) -> list[Provider]:
-    """Everything that is timed, checked against its reference.
+@dataclass
+class Prepared:
+    """What can be timed, and why the rest cannot."""
 
-    Raises:
-        pgn.GateError: a provider's gradient is not the one that it claims to compute.
+    ready: list[Ready] = field(default_factory=list)
+    left_out: dict[str, ValueError] = field(default_factory=dict)
+
+
+def photo_task(size: int, threads: int, device: str, batch: int = 1) -> Task:
+    """A bundled photo and its blur (1.5 pixels), `batch` times."""
+    target = photos((size, size))[0]
+    pair = (blur(target[0], 1.5)[None], target)
+    generated, target = (image.repeat(batch, 1, 1, 1) for image in pair)
+    return Task(generated.numpy(), target.numpy(), threads, device)
+
+
+def prepare(providers: Sequence[Provider], task: Task, say: Say) -> Prepared:
+    """Load every way and check what it gives, in this process; measure its footprint in another.
+
+    The other process comes first: what it compiles was compiled nowhere before.
     """
-    torch.set_num_threads(threads)
-    target = photos(size)[0]
-    generated = blur(target[0], 1.5)[None]
-    teacher = PerceptualLoss("vgg19")
-    with torch.no_grad():
-        features = teacher.features(target)
-    exact = teacher.gradient(generated, features)
-    calls: dict[str, tuple[Call, Tensor]] = {
-        EXACT: (lambda: teacher.gradient(generated, features), exact)
-    }
-    if faster := compiled(teacher, generated, features):
-        calls[COMPILED] = (faster, exact)
-    for name, net in nets.items():
-        wanted = net.gradient(generated, target)
-        calls[f"{name}, PyTorch"] = (partial(net.gradient, generated, target), wanted)
-        for target_name, runtime in (("onnx", "ONNX Runtime"), ("tflite", "LiteRT")):
-            call = exported(net, target_name, (generated, target), threads)
-            cached = ", target cached" if has_target_branch(net) else ""
-            calls[f"{name}, {runtime}{cached}"] = (call, wanted)
-    return [_checked(name, call, wanted, exact) for name, (call, wanted) in calls.items()]
+    torch.compiler.reset()  # what was compiled before has another number of threads in it
+    found = Prepared()
+    truth = _truth(providers, task)
+    for provider in providers:
+        found.left_out.update(provider.left_out)
+        if not provider.ways:
+            continue
+        reference = _plain(provider.reference(task)())
+        for way in provider.ways:
+            label = provider.label(way.runtime, way.dtype)
+            say(label)
+            try:
+                measured = _footprint(way, task, say)
+                call = way.build(task)
+                gradient = _plain(call())
+                check_agreement(label, gradient, reference, AGREEMENT[way.dtype])
+            except (PgnError, RuntimeInputError) as error:
+                found.left_out[label] = error
+                continue
+            near = cosine(gradient, truth) if truth is not None and not provider.random else None
+            found.ready.append(Ready(provider, way, call, measured, near))
+    return found
 
 
-def compiled(teacher: PerceptualLoss, generated: Tensor, features: list[Tensor]) -> Call | None:
-    """The exact gradient, compiled, at `generated` (1, 3, H, W); None without a C++ compiler."""
-    loss = torch.compile(lambda image: teacher(image, features).sum())
-
-    def call() -> Tensor:
-        variable = generated.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(variable), variable)
-        return gradient
-
-    try:
-        call()
-    except torch._inductor.exc.InvalidCxxCompiler:
-        return None
-    return call
-
-
-def exported(net: pgn.PGN, target_name: str, pair: tuple[Tensor, Tensor], threads: int) -> Call:
-    """The gradient of the network's export to `target_name` at a pair of images (1, 3, H, W).
-
-    As the exact gradient's, the target's features are computed once, where the network can.
-
-    Raises:
-        what pgn_export.export raises; nothing stays on disk.
-    """
-    generated, target = (image.numpy() for image in pair)
-    height, width = generated.shape[-2:]
-    with tempfile.TemporaryDirectory() as folder:
-        cached = has_target_branch(net)
-        result = export(net, target_name, folder, (height, width), cached_target=cached)
-        artifact = Artifact.load(result.path, threads)
-    return lambda: torch.from_numpy(artifact.gradient(generated, target))
-
-
-def _checked(name: str, call: Call, wanted: Tensor, exact: Tensor) -> Provider:
-    found = call()
-    check_agreement(name, found, wanted)
-    return Provider(name, call, cosine(found, exact))
+def time_rows(
+    prepared: Prepared, task: Task, rounds: int, advance: Callable[[], None] = lambda: None
+) -> list[Row]:
+    """Time what is ready, in turn: a row each."""
+    timings = interleaved({each.label: each.call for each in prepared.ready}, rounds, advance)
+    return [_row(each, timings[each.label], task) for each in prepared.ready]
 
 
 def check_agreement(
-    name: str, found: Tensor, wanted: Tensor, least: float = MIN_AGREEMENT
+    name: str, found: Tensor, wanted: Tensor, least: float = AGREEMENT["fp32"]
 ) -> float:
     """The cosine of two gradients of one shape, where `found` claims to be `wanted`.
 
     Raises:
-        pgn.GateError: it is below `least`, or NaN.
+        GateError: it is below `least`, or NaN.
     """
-    agreement = cosine(found.double(), wanted.double())
+    agreement = cosine(found, wanted)
     if not agreement >= least:
-        raise pgn.GateError(
+        raise GateError(
             f"{name}: cosine {agreement:.4f} with its reference, expected at least {least}: "
             f"not timed."
         )
     return agreement
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Over all values of the two, in float64."""
+    return float(torch.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))
+
+
+def _truth(providers: Sequence[Provider], task: Task) -> Tensor | None:
+    """The gradient of VGG-19, where it is among the providers with weights that mean something."""
+    for provider in providers:
+        if provider.name == EXACT and not provider.random:
+            return _plain(provider.reference(task)())
+    return None
+
+
+def _plain(gradient: object) -> Tensor:
+    return torch.as_tensor(gradient).detach().float().cpu()
+
+
+def _footprint(way: Way, task: Task, say: Say) -> Footprint | None:
+    try:
+        return footprint(way.build, task)
+    except RuntimeInputError as error:
+        say(str(error))
+        return None
+
+
+def _row(each: Ready, timing: Timing, task: Task) -> Row:
+    measured, cost = each.footprint, each.way.cost
+    details: dict[str, object] = {}
+    if measured:
+        details["warm_load_ms"] = measured.warm_load_ms
+    if measured and measured.reserved_bytes is not None:
+        details["reserved_bytes"] = measured.reserved_bytes
+    if each.provider.random:
+        details["weights"] = "random, time only"
+    return Row(
+        provider=each.provider.name,
+        runtime=each.way.runtime,
+        device=task.device,
+        size=task.generated.shape[-1],
+        batch=len(task.generated),
+        threads=task.threads,
+        dtype=each.way.dtype,
+        **asdict(timing),
+        noisy=timing.noisy,
+        load_ms=measured.cold_load_ms if measured else None,
+        peak_bytes=measured.peak_bytes if measured else None,
+        formula_bytes=cost.formula_bytes if each.way.dtype == "fp32" else None,
+        file_bytes=cost.file_bytes,
+        parameters=each.provider.parameters,
+        macs=cost.macs,
+        cosine=each.cosine,
+        details=details,
+    )

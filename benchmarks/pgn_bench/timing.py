@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 WARM_UP = 3  # calls of each before the first round
 BLOCK = 3  # timed calls in a row
 REST = 0.05  # seconds; idle threads of ONNX Runtime and OpenMP spin for less before they sleep
+NOISY = 1.3  # p90 / p10 above which other programs disturbed a measurement; 1.05 to 1.2 when quiet
 PACKAGES = ("torch", "onnxruntime", "ai-edge-litert", "numpy")
 
 
@@ -26,6 +28,12 @@ class Timing:
     p10_ms: float
     p90_ms: float
     calls: int
+    cpu_ms: float  # median of what all threads of the process took
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the calls took too different times to be trusted."""
+        return self.p90_ms > NOISY * self.p10_ms
 
 
 def interleaved(
@@ -38,29 +46,43 @@ def interleaved(
     Before a block the machine rests, and one call is not timed: the threads of other runtimes
     would still spin for work on the cores that this one needs, and the caches hold their data.
     Without that, ONNX Runtime in turn with PyTorch takes up to three times as long as alone.
+    A call on a GPU must end when its result is there.
     """
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(REST)
             call()
             seconds[name] += [_seconds(call) for _ in range(BLOCK)]
         advance()
-    return {name: _summary(np.array(values) * 1000) for name, values in seconds.items()}
+    return {name: _summary(values) for name, values in seconds.items()}
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def noise_warning(noisy: Sequence[bool]) -> str:
+    """What to say of rows some of which are noisy; empty where none is."""
+    if not any(noisy):
+        return ""
+    return (
+        f"{sum(noisy)} of {len(noisy)} rows are noisy (p90 above {NOISY} times p10; load average "
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores): other programs use this machine. "
+        f"Repeat when it is quiet; CPU time suffers less than wall time."
+    )
+
+
+def _seconds(call: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of a call."""
+    start, start_cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
-def _summary(milliseconds: np.ndarray) -> Timing:
-    p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
-    return Timing(median, p10, p90, len(milliseconds))
+def _summary(seconds: list[tuple[float, float]]) -> Timing:
+    wall, cpu = 1000 * np.array(seconds).T
+    p10, median, p90 = (float(value) for value in np.percentile(wall, (10, 50, 90)))
+    return Timing(median, p10, p90, len(wall), float(np.median(cpu)))
 
 
 def machine() -> dict[str, object]:
@@ -74,5 +96,21 @@ def machine() -> dict[str, object]:
         "load_average": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **_gpu(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _gpu() -> dict[str, object]:
+    """Name and driver library of the GPU, where torch is loaded and has one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

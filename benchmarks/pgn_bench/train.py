@@ -27,7 +27,7 @@ from pgn.distill.surrogates import RunningNormClip
 from pgn.images import denormalise, normalise
 from pgn.model import PGN
 from pgn.teachers import load_teacher
-from pgn_bench.gradient import MIN_AGREEMENT, check_agreement
+from pgn_bench.gradient import AGREEMENT, check_agreement
 from pgn_bench.timing import BLOCK, WARM_UP, Timing, interleaved
 
 PLAIN, NO_REPLAY, OURS = "plain loop", "ours, no replay", "ours"
@@ -179,7 +179,7 @@ def check_teacher(plain: PlainLoop, ours: Distiller, images: Tensor) -> float:
     """
     lesson = ours.observer.observe(images.to(plain.device), step=0)
     gradient = plain.teacher_gradient(lesson.u_generated, lesson.u_target)
-    least = MIN_AGREEMENT if _precision(ours) == "32-true" else MIN_AGREEMENT_BF16
+    least = AGREEMENT["fp32"] if _precision(ours) == "32-true" else MIN_AGREEMENT_BF16
     return check_agreement("teacher of our loop", lesson.residual, gradient, least)
 
 

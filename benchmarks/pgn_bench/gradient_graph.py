@@ -1,0 +1,180 @@
+"""Exact gradients written out as plain graphs: forward pass, differences, transposed pass.
+
+Nothing is differentiated at run time, so a compiler or a runtime for inference can run them: the
+strongest form of the losses that a PGN competes with. The target's features are inputs.
+
+Shapes: pixels and gradient (N, 3, H, W); features as the loss's own `features` gives them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgn.errors import PgnError
+from pgn.teachers import PerceptualLoss
+from pgn.teachers.feature_loss import FeatureLoss
+from pgn.teachers.lpips import LPIPS
+
+GRADIENT = "gradient"  # the graph's output
+STEEP = 1e30  # turns any number but 0 into one beyond -1 or 1; three times as fast as Sign in ORT
+TINY = 1e-20  # where all channels are 0, so is what is divided by their length
+
+Tensors = dict[str, Tensor]
+
+
+class LossFeatures(nn.Module):
+    """target (N, 3, H, W) -> {"features_0": ..., ...}: what the gradient needs of it."""
+
+    def __init__(self, loss: PerceptualLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, target: Tensor) -> Tensors:
+        return {f"features_{k}": each for k, each in enumerate(self.loss.features(target))}
+
+
+def gradient_graph(loss: PerceptualLoss) -> nn.Module:
+    """(generated, features_0, ...) -> {"gradient": ...}, per image and pixel unit.
+
+    Raises:
+        PgnError: a feature loss with another norm than L1, which is not written out.
+    """
+    network = loss.network
+    if isinstance(network, LPIPS):
+        return LPIPSGradient(network)
+    if network.norm != "l1":
+        raise PgnError(f"norm: got {network.norm}, expected l1, whose gradient is written out.")
+    return FeatureLossGradient(network)
+
+
+class FeatureLossGradient(nn.Module):
+    """Of the L1 feature loss of a VGG trunk with average pooling."""
+
+    def __init__(self, network: FeatureLoss) -> None:
+        super().__init__()
+        self.network = network
+        self.back = _way_back(network.trunk.convs)
+
+    def forward(self, generated: Tensor, **features: Tensor) -> Tensors:
+        network, trunk = self.network, self.network.trunk
+        targets = dict(zip(network.compared, features.values(), strict=True))
+        weights = dict(zip(network.compared, network.layers.values(), strict=True))
+        outputs = trunk.preactivations(generated, depth=network.compared[-1] + 1)
+        outputs = [torch.relu(each) for each in outputs]
+        g = torch.zeros_like(outputs[-1])
+        for k in reversed(range(len(outputs))):
+            out = outputs[k]
+            if k in targets:
+                sign = torch.clamp((out - targets[k]) * STEEP, -1.0, 1.0)
+                g = g + sign * (network.factor * weights[k] / out[0].numel())
+            below = outputs[k - 1] if k else generated
+            g = self.back[k](_through_relu(g, out), _pooled_size(below, trunk.pooled[k]))
+            if trunk.pooled[k]:
+                g = _unpooled(g * 0.25, below)
+        g = g * (trunk.scale / trunk.std)
+        return {GRADIENT: g.flip(1) if trunk.bgr else g}
+
+
+class LPIPSGradient(nn.Module):
+    """Of LPIPS: normalised features, maximum pooling."""
+
+    def __init__(self, network: LPIPS) -> None:
+        super().__init__()
+        self.network = network
+        self.back = _way_back(network.convs)
+
+    def forward(self, generated: Tensor, **features: Tensor) -> Tensors:
+        network = self.network
+        targets = dict(zip(network.compared, features.values(), strict=True))
+        lins = dict(zip(network.compared, network.lins, strict=True))
+        entered, outputs = self._outputs(generated)
+        g = torch.zeros_like(outputs[-1])
+        for k in reversed(range(len(outputs))):
+            if k in targets:
+                g = g + _push(outputs[k], targets[k], lins[k])
+            g = self.back[k](_through_relu(g, outputs[k]), entered[k].shape[2:])
+            if k in network.pooled:
+                g = _max_unpooled(g, outputs[k - 1], entered[k], network.pool_kernel)
+        return {GRADIENT: g * 2.0 / network.scale}
+
+    def _outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What enters each convolution, and what leaves its ReLU."""
+        x = (pixels * 2 - 1 - self.network.shift) / self.network.scale
+        entered, outputs = [], []
+        for k, conv in enumerate(self.network.convs):
+            if k in self.network.pooled:
+                x = F.max_pool2d(x, self.network.pool_kernel, stride=2)
+            entered.append(x)
+            x = torch.relu(conv(x))
+            outputs.append(x)
+        return entered, outputs
+
+
+class Transposed(nn.Module):
+    """The way back through a convolution; of stride 1 it is one with flipped weights."""
+
+    weight: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.stride, self.padding = conv.stride, conv.padding
+        weight = conv.weight.detach()
+        self.flipped = self.stride == (1, 1)
+        weight = weight.flip(2, 3).transpose(0, 1) if self.flipped else weight
+        self.register_buffer("weight", weight.contiguous())
+
+    def forward(self, g: Tensor, size: torch.Size) -> Tensor:
+        """`size`: height and width of what entered the convolution."""
+        kernel, padding = self.weight.shape[2], int(self.padding[0])
+        if self.flipped:
+            return F.conv2d(g, self.weight, padding=kernel - 1 - padding)
+        rest = [(side + 2 * padding - kernel) % self.stride[0] for side in size]
+        return F.conv_transpose2d(g, self.weight, None, self.stride, padding, rest)
+
+
+def _way_back(convs: nn.ModuleList) -> nn.ModuleList:
+    return nn.ModuleList(Transposed(conv) for conv in convs if isinstance(conv, nn.Conv2d))
+
+
+def _through_relu(g: Tensor, out: Tensor) -> Tensor:
+    return g * torch.clamp(out * STEEP, 0.0, 1.0)
+
+
+def _push(out: Tensor, target: Tensor, lin: nn.Module) -> Tensor:
+    """d/d out of mean_hw sum_c weight_c (out_c / |out| - target_c)^2, shape of `out`."""
+    length = out.square().sum(dim=1, keepdim=True).sqrt().clamp_min(TINY)
+    weight = lin.weight
+    assert isinstance(weight, Tensor)
+    direction = out / length
+    g = (direction - target) * weight * (2.0 / (out.shape[2] * out.shape[3]))
+    return (g - direction * (g * direction).sum(dim=1, keepdim=True)) / length
+
+
+def _pooled_size(x: Tensor, pooled: bool) -> torch.Size:
+    height, width = x.shape[2:]
+    return torch.Size((height // 2, width // 2) if pooled else (height, width))
+
+
+def _unpooled(g: Tensor, like: Tensor) -> Tensor:
+    """Every pixel four times; an odd last row or column, which pooling drops, gets zeros."""
+    up = F.interpolate(g, scale_factor=2.0, mode="nearest")
+    down, right = (a - b for a, b in zip(like.shape[2:], up.shape[2:], strict=True))
+    return F.pad(up, (0, right, 0, down)) if down or right else up
+
+
+def _max_unpooled(g: Tensor, x: Tensor, out: Tensor, kernel: int) -> Tensor:
+    """To the places of x that equal their window's maximum; windows overlap and add up.
+
+    A tie is at 0, where the ReLU before the pooling passes nothing on.
+    """
+    n, channels, height, width = out.shape
+    side = ((height - 1) * 2 + kernel, (width - 1) * 2 + kernel)
+    windows = F.unfold(x[..., : side[0], : side[1]], kernel, stride=2)
+    windows = windows.reshape(n, channels, kernel**2, height * width)
+    won = (windows == out.reshape(n, channels, 1, -1)).to(g.dtype)
+    columns = (won * g.reshape(n, channels, 1, -1)).flatten(1, 2)
+    found = F.fold(columns, side, kernel, stride=2)
+    down, right = (a - b for a, b in zip(x.shape[2:], side, strict=True))
+    return F.pad(found, (0, right, 0, down)) if down or right else found

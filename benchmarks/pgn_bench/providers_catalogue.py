@@ -1,0 +1,243 @@
+"""The catalogue: whose gradients are measured, in which ways, and what each costs by counting."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pgn import PGN, MissingExtraError, PgnError, backbones
+from pgn.teachers import PerceptualLoss
+from pgn_bench import providers
+from pgn_bench.gradient_graph import LossFeatures, gradient_graph
+from pgn_bench.memory import Build
+from pgn_bench.memory_formula import count
+from pgn_bench.providers import LOSSES, RANDOM
+from pgn_bench.providers_exported import Call, Files, Task, run_files
+from pgn_export.chatter import failures
+from pgn_export.exporting import CONVERTERS
+from pgn_export.graph import Conversion, Graph, has_target_branch, trace
+from pgn_export.source import CACHED, TARGET_FEATURES, WHOLE, Options, Source
+
+EXACT = "exact vgg19"
+NETWORKS = ("pgn-lite", "pgn-nano", "resnet4", "resnet6", "resnet8", "unet")
+RUNTIMES = ("torch", "onnxruntime", "litert")
+DTYPES = ("fp32", "fp16", "int8")  # of exports
+_TARGETS = {"onnxruntime": "onnx", "litert": "tflite"}
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """What is exported: a gradient or a proxy, and where it can be apart, the target's features."""
+
+    main: Graph
+    of_target: Graph | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call, counted; None where PyTorch's operators say nothing about it."""
+
+    macs: int
+    formula_bytes: int | None = None  # weights and live activations, of float32
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a provider's gradient."""
+
+    runtime: str
+    dtype: str
+    build: Build
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A loss or a network; `reference` builds the gradient that all of its ways must give."""
+
+    name: str
+    reference: Build
+    parameters: int
+    random: bool  # random weights: for time and memory only
+    ways: list[Way] = field(default_factory=list)
+    left_out: dict[str, PgnError] = field(default_factory=dict)  # why a way cannot be had
+
+    def label(self, runtime: str, dtype: str) -> str:
+        return f"{self.name}, {runtime}, {dtype}"
+
+    def add_exports(
+        self, graphs: Graphs, wanted: Sequence[tuple[str, str]], stem: Path, alpha: float | None
+    ) -> None:
+        """A way for each (runtime, dtype) to which the graphs convert.
+
+        Args:
+            alpha: of the closed form; None where the graph gives the gradient itself.
+        """
+        cost = _cost(partial(graphs.main.module, **graphs.main.inputs), self.parameters)
+        for runtime, dtype in wanted:
+            try:
+                files = replace(_export(graphs, _TARGETS[runtime], dtype, stem), alpha=alpha)
+            except PgnError as error:
+                self.left_out[self.label(runtime, dtype)] = error
+                continue
+            measured = replace(cost, file_bytes=files.bytes)
+            self.ways.append(Way(runtime, dtype, partial(run_files, files), measured))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to put into the catalogue."""
+
+    networks: Sequence[str] = NETWORKS  # checkpoints, and backbones without training
+    weights: Mapping[str, str] = field(default_factory=dict)  # of losses, by name
+    losses: Sequence[str] = (*LOSSES, "ssim")
+    runtimes: Sequence[str] = RUNTIMES
+    dtypes: Sequence[str] = DTYPES
+
+
+def catalogue(wanted: Wanted, task: Task, folder: Path) -> Iterator[Provider]:
+    """Providers one by one; their exports go to `folder`, at the size and batch of the task.
+
+    Raises:
+        PgnError: a checkpoint or weights that cannot be read; two checkpoints of one name.
+    """
+    stems = [Path(name).stem for name in wanted.networks]
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+        raise PgnError(f"--checkpoint: got {twice.pop()} twice. Rename one of the files.")
+    for name in wanted.losses:
+        yield _ssim(wanted, task) if name == "ssim" else _loss(name, wanted, task, folder)
+    for name in wanted.networks:
+        yield _network(name, wanted, task, folder)
+
+
+def weights_of(name: str, given: Mapping[str, str]) -> str:
+    """What is given; else VGG-19's, where their package is installed; else random ones."""
+    if name in given:
+        return given[name]
+    if name != "vgg19":
+        return RANDOM
+    try:
+        PerceptualLoss(name)
+    except MissingExtraError:
+        return RANDOM
+    return "oxford"
+
+
+def exported(net: PGN, task: Task) -> Call:
+    """A network's gradient in ONNX Runtime, float32; nothing stays on disk.
+
+    Raises:
+        PgnError: a size that it does not take.
+        ConversionError: it cannot be exported.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = _export(_network_graphs(net, task), "onnx", "fp32", Path(folder) / "network")
+        return run_files(replace(files, alpha=net.config.alpha), task)
+
+
+def _loss(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
+    weights = weights_of(name, wanted.weights)
+    loss = providers.load_loss(name, weights)
+    reference = partial(providers.eager_loss, name, weights, False)
+    provider = Provider(f"exact {name}", reference, _parameters(loss), weights == RANDOM)
+    if "torch" in wanted.runtimes:
+        cost = _cost(reference(replace(task, device="cpu")), provider.parameters)
+        compiled = partial(providers.compiled_loss, name, weights)
+        provider.ways.append(Way("torch", "fp32", reference, cost))
+        provider.ways.append(
+            Way("torch.compile", "fp32", partial(compiled, "fp32"), Cost(cost.macs))
+        )
+        if name == "vgg19":  # more forms of the one that matters most
+            last = partial(providers.eager_loss, name, weights, True)
+            provider.ways.append(Way("torch, channels last", "fp32", last, cost))
+            provider.ways.append(
+                Way("torch.compile", "bf16", partial(compiled, "bf16"), Cost(cost.macs))
+            )
+    if "onnxruntime" in wanted.runtimes:
+        graphs = _loss_graphs(loss, task)
+        provider.add_exports(graphs, [("onnxruntime", "fp32")], folder / f"exact-{name}", None)
+    return provider
+
+
+def _ssim(wanted: Wanted, task: Task) -> Provider:
+    provider = Provider("exact ssim", providers.ssim, 0, random=False)
+    if "torch" in wanted.runtimes:
+        try:
+            cost = _cost(providers.ssim(replace(task, device="cpu")), 0)
+            provider.ways.append(Way("torch", "fp32", providers.ssim, cost))
+        except PgnError as error:
+            provider.left_out[provider.label("torch", "fp32")] = error
+    return provider
+
+
+def _network(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
+    net = providers.load_network(name)
+    untrained = name in backbones.NAMES
+    stem = f"pgn-{name}" if untrained else Path(name).stem
+    reference = partial(providers.eager_network, name)
+    provider = Provider(stem, reference, _parameters(net), untrained)
+    if "torch" in wanted.runtimes:
+        cost = _cost(reference(replace(task, device="cpu")), provider.parameters)
+        provider.ways.append(Way("torch", "fp32", reference, cost))
+        if task.device == "cuda":
+            fast = partial(providers.compiled_network, name)
+            provider.ways.append(Way("torch.compile", "fp32", fast, Cost(cost.macs)))
+    exported = [(r, dtype) for r in wanted.runtimes if r in _TARGETS for dtype in wanted.dtypes]
+    if exported:
+        alpha = net.config.alpha
+        provider.add_exports(_network_graphs(net, task), exported, folder / stem, alpha)
+    return provider
+
+
+def _network_graphs(net: PGN, task: Task) -> Graphs:
+    batch, _, height, width = task.generated.shape
+    options = Options((height, width), batch, cached_target=has_target_branch(net))
+    source = Source(net, options=options)
+    source.check()
+    graphs = source.graphs
+    return Graphs(graphs[CACHED if options.cached_target else WHOLE], graphs.get(TARGET_FEATURES))
+
+
+def _loss_graphs(loss: PerceptualLoss, task: Task) -> Graphs:
+    generated, target = providers.images(task)
+    of_target = trace(LossFeatures(loss).eval(), {"target": target})
+    graph = gradient_graph(loss).eval()
+    return Graphs(trace(graph, {"generated": generated, **of_target.outputs}), of_target)
+
+
+def _export(graphs: Graphs, target: str, dtype: str, stem: Path) -> Files:
+    """The graphs as files that begin with `stem`.
+
+    Raises:
+        ConversionError: the converter failed.
+        MissingExtraError: it is not installed.
+    """
+    converter = CONVERTERS[target]
+    graph, of_target = (
+        stem.with_name(f"{stem.name}-{dtype}{part}{converter.SUFFIX}")
+        for part in (WHOLE, TARGET_FEATURES)
+    )
+    with failures(target, stem.parent):
+        converter.export(Conversion(graphs.main, dtype), graph)
+        if graphs.of_target is None:
+            return Files(graph)
+        converter.export(Conversion(graphs.of_target, dtype), of_target)
+    return Files(graph, of_target)
+
+
+@torch.no_grad()  # losses take their gradients all the same
+def _cost(call: Callable[[], object], parameters: int) -> Cost:
+    """Of a call of float32 modules on the CPU."""
+    macs, live_bytes = count(call)
+    return Cost(macs, 4 * parameters + live_bytes)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

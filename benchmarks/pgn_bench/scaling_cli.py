@@ -1,0 +1,101 @@
+"""`pgn-bench scaling`: how time and memory grow with pixels and with the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pgn import PgnError, command
+from pgn_bench.gradient_cli import WEIGHTS, parse_counts, parse_weights, tell
+from pgn_bench.providers import check_device
+from pgn_bench.providers_catalogue import Wanted
+from pgn_bench.results import Result, machine_name, save
+from pgn_bench.scaling import BATCHES, SIZES, exponents, matmul_rate, points, sweep
+from pgn_bench.timing import machine, noise_warning
+from pgn_export.choices import parse_names
+
+NETWORKS = ("pgn-lite", "pgn-nano", "resnet4", "unet")
+RUNTIMES = ("torch", "onnxruntime")
+
+
+def scaling_command(
+    checkpoint: Annotated[
+        list[str],
+        typer.Option(help="Bundled name or file; a backbone's name: untrained. Repeat."),
+    ] = list(NETWORKS),  # noqa: B006  (typer copies it)
+    weights: Annotated[
+        list[str], typer.Option(metavar="LOSS=WEIGHTS", help="Of vgg19; else its usual ones.")
+    ] = WEIGHTS,
+    sizes: Annotated[str, typer.Option(help="Pixels.")] = ",".join(map(str, SIZES)),
+    batches: Annotated[str, typer.Option(help="Of the smallest size.")] = ",".join(
+        map(str, BATCHES)
+    ),
+    threads: Annotated[int, typer.Option(help="Of every runtime.", min=1, max=256)] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    runtime: Annotated[str, typer.Option(help="torch, onnxruntime, or both: all.")] = "torch",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Time and memory of one gradient against pixels and batch: exact VGG-19, and PGNs.
+
+    Exponents are fitted to both; each time is also told as the fraction that it reaches of this
+    machine's rate for products of matrices.
+    """
+    check_device(device)
+    runtimes = parse_names("--runtime", runtime, RUNTIMES)
+    if device == "cuda" and runtimes != ["torch"]:
+        raise PgnError("--device cuda: only PyTorch runs there. Add --runtime torch.")
+    where = points(
+        parse_counts("--sizes", sizes, 32, 4096), parse_counts("--batches", batches, 1, 1024)
+    )
+    wanted = Wanted(checkpoint, parse_weights(weights), ("vgg19",), runtimes, ("fp32",))
+    with command.stderr.status("measuring") as status:
+        rate = matmul_rate(threads, device)
+        rows, left_out = sweep(
+            wanted, where, threads, device, rate, lambda text: status.update(escape(text))
+        )
+    settings = {
+        "left_out": left_out,
+        "exponents": exponents(rows),
+        "sgemm_gmacs": rate / 1e9,  # a second
+    }
+    result = Result("scaling", machine(), rows, settings)
+    if output:
+        save(result, output)
+    if as_json:
+        typer.echo(json.dumps(result.plain(), indent=2))
+    else:
+        _print(result)
+    for label, reason in left_out.items():
+        tell(f"{label} is left out: {reason}")
+
+
+def _print(result: Result) -> None:
+    table = Table("gradient", "way", "pixels", "batch", "median ms", "peak MB", "of sgemm")
+    for row in result.rows:
+        table.add_row(
+            row.provider,
+            row.runtime,
+            str(row.size),
+            str(row.batch),
+            f"{row.median_ms:.1f}" + (" ~" if row.noisy else ""),
+            "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
+            f"{100 * row.details['sgemm_fraction']:.0f} %",
+        )
+    command.stdout().print(table)
+    for fitted in result.settings["exponents"]:
+        shown = [f"{k}{v:.2f}" for k, v in fitted.items() if isinstance(v, float)]
+        typer.echo(f"{fitted['provider']}, {fitted['runtime']}: {', '.join(shown)}")
+    typer.echo(
+        f"{machine_name(result.machine)}: {result.settings['sgemm_gmacs']:.0f} GMACs a second in "
+        f"products of matrices; ~ noisy; peak: above the loaded process"
+    )
+    if warning := noise_warning([bool(row.noisy) for row in result.rows]):
+        tell(warning)

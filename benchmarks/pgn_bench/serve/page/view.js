@@ -1,0 +1,81 @@
+// Shows jobs, and what was measured of them. Text only: nothing is ever taken for HTML.
+
+/** What the device can run in, to choose from, and what it lacks. */
+export function showRuntimes(list, { usable, without }) {
+  const having = usable.map(({ provider, threads }) => {
+    const box = make("input", "");
+    Object.assign(box, { type: "checkbox", checked: true, id: provider });
+    const label = make("label", "", box, ` ${shown(provider)}`);
+    return make("li", "", label, make("span", "", hardware(provider, threads)));
+  });
+  const lacking = Object.entries(without).map(([provider, why]) =>
+    make("li", "", make("span", "", shown(provider)), make("span", "", why)),
+  );
+  list.replaceChildren(...having, ...lacking);
+}
+
+/** Those runtimes whose boxes are ticked. */
+export function chosen(usable) {
+  return usable.filter(({ provider }) => document.getElementById(provider).checked);
+}
+
+/** A card for each job. */
+export function showJobs(place, jobs) {
+  place.replaceChildren(...jobs.map((job) => card(job)));
+}
+
+/** A card for each job, with its times as bars, and what failed. */
+export function showResults(place, jobs, { rows, failed }) {
+  const slowest = Math.max(...rows.map((row) => row.median_ms));
+  const of = (job) => (row) => row.provider === job.provider && row.dtype === job.dtype;
+  place.replaceChildren(
+    ...jobs.map((job) =>
+      card(
+        job,
+        ...rows.filter(of(job)).map((row) => timed(row, slowest)),
+        ...failed.filter(of(job)).map(({ runtime, reason }) =>
+          make("div", "row", make("p", "", shown(runtime)), make("p", "failed", reason)),
+        ),
+      ),
+    ),
+  );
+}
+
+function card({ provider, dtype, size, batch }, ...rows) {
+  const what = `${dtype}, ${size} px, ${batch === 1 ? "1 photo" : `${batch} photos`} a call`;
+  return make("article", "card", make("h2", "", provider), make("p", "small", what), ...rows);
+}
+
+function timed({ runtime, threads, median_ms, p90_ms, load_ms }, slowest) {
+  const bar = make("div", "");
+  bar.style.width = `${(100 * median_ms) / slowest}%`;
+  const name = `${shown(runtime)}, ${hardware(runtime, threads)}`;
+  const rest = `90 % within ${milliseconds(p90_ms)}; loaded in ${milliseconds(load_ms)}`;
+  return make(
+    "div",
+    "row",
+    make("p", "", make("span", "", name), make("span", "figure", milliseconds(median_ms))),
+    make("div", "bar", bar),
+    make("p", "small", rest),
+  );
+}
+
+function shown(runtime) {
+  return runtime.endsWith("webgpu") ? "WebGPU" : "WebAssembly";
+}
+
+function hardware(runtime, threads) {
+  if (runtime.endsWith("webgpu")) return "on the GPU";
+  return threads > 1 ? `${threads} threads` : "1 thread";
+}
+
+function milliseconds(value) {
+  return `${value < 100 ? value.toPrecision(3) : Math.round(value)} ms`;
+}
+
+function make(tag, className, ...children) {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.append(...children);
+  return made;
+}

@@ -1,0 +1,160 @@
+"""The page's web server: Python's own, for one site, on one machine or in its own network.
+
+Browsers give threads and WebGPU to secure pages only. This machine's own address is one; in a
+network it takes TLS, for which a certificate is made at every start, that no browser knows yet.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+import socket
+import ssl
+import sys
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import trustme
+
+from pgn import PgnError
+from pgn_bench.serve.site import PLAN, Site
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".wasm": "application/wasm",
+}
+BYTES, JSON, TEXT = "application/octet-stream", "application/json", "text/plain; charset=utf-8"
+HEADERS = {
+    # both together isolate the page: without, a browser gives it no threads
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
+    "style-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+RESULTS = "results"  # where a page posts to
+MAX_POST = 2**18  # bytes
+PATIENCE = 30  # seconds that a client may be silent
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one site at `address`."""
+
+    daemon_threads = True
+
+    def __init__(self, site: Site, host: str, port: int) -> None:
+        """Bind; `host` is an IPv4 address or a name of this machine, port 0 any free one.
+
+        Raises:
+            PgnError: the address cannot be had.
+        """
+        try:
+            super().__init__((host, port), partial(Handler, site))
+        except (OSError, OverflowError) as error:
+            raise PgnError(
+                f"--host {host} --port {port}: cannot be bound ({error}). Expected an IPv4 address "
+                f"of this machine, or 0.0.0.0 for all of them, and a free port, or 0 for any."
+            ) from None
+        bound = ipaddress.ip_address(str(self.server_address[0]))
+        shown = _own_address() if bound.is_unspecified else str(bound)
+        scheme = "http" if bound.is_loopback else "https"
+        if not bound.is_loopback:
+            self.socket = _secured(self.socket, shown)
+        self.address = f"{scheme}://{shown}:{self.server_address[1]}/{site.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that leave, are silent, or do not trust the certificate."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The requests of one connection."""
+
+    timeout = PATIENCE
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "pgn-bench", ""
+
+    def __init__(self, site: Site, *connection: Any) -> None:
+        self.site = site
+        super().__init__(*connection)
+
+    def do_GET(self) -> None:
+        """A file of the site, or its plan."""
+        name = self._name()
+        if name == PLAN:
+            self._answer(HTTPStatus.OK, self.site.plan, JSON)
+        elif name in self.site.files:
+            path = self.site.files[name]
+            with path.open("rb") as file:
+                self._begin(HTTPStatus.OK, path.stat().st_size, TYPES.get(path.suffix, BYTES))
+                shutil.copyfileobj(file, self.wfile)
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "Nothing is here. Is the address whole?")
+
+    def do_POST(self) -> None:
+        """A result."""
+        if self._name() != RESULTS:
+            self._refuse(HTTPStatus.NOT_FOUND, "Nothing is here.")
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_POST:
+            self.site.refused += 1
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected at most {MAX_POST} bytes.")
+            return
+        try:
+            path = self.site.receive(self.rfile.read(int(length)))
+        except PgnError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+        else:
+            self._answer(HTTPStatus.CREATED, path.name.encode(), TEXT)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the terminal shows results."""
+
+    def _name(self) -> str | None:
+        """What is asked for behind the token; None without the token."""
+        prefix = f"/{self.site.token}/"
+        return self.path.removeprefix(prefix) if self.path.startswith(prefix) else None
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        self.close_connection = True  # what else it sent is not read
+        self._answer(status, reason.encode(), TEXT)
+
+    def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self._begin(status, len(content), kind)
+        self.wfile.write(content)
+
+    def _begin(self, status: HTTPStatus, length: int, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": length}.items():
+            self.send_header(name, str(value))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+def _own_address() -> str:
+    """This machine's address in its network: where a packet for elsewhere would leave from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            raise PgnError("--host: this machine is in no network. Leave it out.") from None
+        return str(probe.getsockname()[0])
+
+
+def _secured(listening: socket.socket, address: str) -> ssl.SSLSocket:
+    """TLS, whose greetings happen in the connections' threads: no client can hold up others."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert(address).configure_cert(context)
+    return context.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)

@@ -1,0 +1,97 @@
+"""Load time and peak memory come from a process of its own, small where nothing needs torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pgn_bench import memory
+from pgn_bench.memory import Footprint, footprint, watch
+from pgn_bench.providers_exported import Task
+from pgn_runtime.errors import RuntimeInputError
+
+IMAGE = np.zeros((1, 3, 32, 32), dtype=np.float32)
+TASK = Task(IMAGE, IMAGE, threads=1)
+MEGA = 10**6
+
+
+def greedy(task: Task) -> Callable[[], object]:
+    """Keeps 40 MB from its building on; a call takes 70 MB more, 50 of them at one moment."""
+    kept = np.ones(40 * MEGA, dtype=np.uint8)
+
+    def call() -> object:
+        first = np.ones(50 * MEGA, dtype=np.uint8)
+        del first
+        second = np.ones(20 * MEGA, dtype=np.uint8)
+        return kept[0] + second[0]
+
+    return call
+
+
+def failing(task: Task) -> Callable[[], object]:
+    raise RuntimeError("no such graph")
+
+
+def slow(task: Task) -> Callable[[], object]:
+    time.sleep(0.02)
+    return lambda: None
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions above, for a child."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+@pytest.mark.skipif(not memory.RESET.exists(), reason="Linux tells a process's peak memory")
+@pytest.mark.usefixtures("importable")
+def test_the_peak_is_what_a_call_takes() -> None:
+    found = footprint(greedy, TASK)
+    assert found.peak_bytes == pytest.approx(50 * MEGA, rel=0.1)
+    assert found.cold_load_ms > 0 and found.warm_load_ms > 0 and found.reserved_bytes is None
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_child_that_fails_is_told() -> None:
+    with pytest.raises(RuntimeInputError, match="not measured.*no such graph"):
+        footprint(failing, TASK)
+
+
+def test_load_time_is_that_of_building(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "RESET", Path("gone"))
+    found = watch(slow, TASK)
+    assert min(found.cold_load_ms, found.warm_load_ms) >= 20 and found.peak_bytes is None
+
+
+def test_memory_of_a_gpu_is_above_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never run on a GPU: this stands in for CUDA's allocator."""
+    calls: list[str] = []
+    fake = SimpleNamespace(
+        synchronize=lambda: calls.append("synchronize"),
+        empty_cache=lambda: calls.append("empty"),
+        reset_peak_memory_stats=lambda: calls.append("reset"),
+        memory_allocated=lambda: 100,
+        max_memory_allocated=lambda: 130,
+        max_memory_reserved=lambda: 256,
+    )
+    monkeypatch.setattr("torch.cuda", fake)
+    build = lambda task: lambda: calls.append("call")  # noqa: E731
+    found = watch(build, Task(IMAGE, IMAGE, 1, "cuda"))
+    assert (found.peak_bytes, found.reserved_bytes) == (30, 256)
+    assert calls == ["synchronize", "empty", "reset", "call", "call", "synchronize"]
+    assert Footprint(**found.__dict__) == found
+
+
+def test_files_are_measured_without_torch() -> None:
+    check = (
+        "import sys, pgn_bench.memory; "
+        "assert not {'torch', 'pgn', 'typer', 'onnxruntime'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
