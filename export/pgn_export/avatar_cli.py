@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,14 @@ from pgn.avatar.generator import TRAINABLE
 from pgn.plugins import blame, import_callable
 from pgn_export.choices import parse_names
 from pgn_export.exporting import TARGETS
-from pgn_export.fitting.pack import SUFFIX, Packing, PackOptions, write
+from pgn_export.fitting.budget import fit_budget, in_words, parse_bytes
+from pgn_export.fitting.pack import SUFFIX, Packing, PackOptions, predicted_peak, write
 from pgn_export.fitting.subject import Subject, of_avatar, of_generator
 from pgn_export.graph import Size
 from pgn_export.sizes import parse_sizes
 
 DEFAULTS = PackOptions()
+MICROBATCHES = (1, 2, 4, 8)  # that eight photos divide into
 PRESETS = ", ".join(TRAINABLE)
 
 
@@ -54,6 +57,12 @@ def avatar_command(
     learning_rate: Annotated[
         float, typer.Option(help="Of Adam; a device may choose another.")
     ] = DEFAULTS.learning_rate,
+    memory_budget: Annotated[
+        str,
+        typer.Option(
+            help="Such as 300MB: the largest micro-batch that fits, instead of --microbatch."
+        ),
+    ] = "",
     size: Annotated[
         str, typer.Option(help="Pixels, of a module:callable; an avatar has its own.")
     ] = "",
@@ -66,6 +75,9 @@ def avatar_command(
     folder = output or Path(f"{subject.name}{SUFFIX}")
     targets = parse_names("--target", target, TARGETS)
     with command.stderr.status("") as status:
+        if memory_budget:
+            status.update("looking for the largest micro-batch")
+            packing = _within(packing, targets, parse_bytes(memory_budget))
         manifest = write(packing, targets, folder, lambda file: status.update(f"making {file}"))
     if as_json:
         typer.echo(json.dumps(manifest, indent=2))
@@ -91,6 +103,23 @@ def _one_size(text: str) -> Size:
     return sizes[0]
 
 
+def _within(packing: Packing, targets: list[str], budget: int) -> Packing:
+    """The same with the largest micro-batch with which every target keeps to the budget."""
+
+    def changed(trainable: str, microbatch: int) -> Packing:
+        options = replace(packing.options, trainable=trainable, microbatch=microbatch)
+        return replace(packing, options=options)
+
+    def predict(trainable: str, microbatch: int) -> int:
+        wanted = changed(trainable, microbatch)
+        return max(predicted_peak(wanted, target) for target in targets)
+
+    wished = packing.options.trainable
+    others = [name for name in TRAINABLE if name != wished] if packing.subject.personal else []
+    choice = fit_budget(predict, budget, MICROBATCHES, [wished, *others])
+    return changed(choice.preset, choice.microbatch)
+
+
 def _print(manifest: dict[str, Any], folder: Path) -> None:
     parameters = manifest["trainable"]["parameters"]
     typer.echo(
@@ -98,6 +127,8 @@ def _print(manifest: dict[str, Any], folder: Path) -> None:
         f"parameters, {manifest['size'][0]}x{manifest['size'][1]}, {manifest['microbatch']} "
         f"photo(s) at a time"
     )
+    for name, size in manifest["memory"]["peak_bytes"].items():
+        typer.echo(f"  {name}: about {in_words(size)} for {manifest['memory']['photos']} photos")
     table = Table("first step in", "cosine", "relative L2", "worst pixel", "worst update")
     for row in manifest["agreement"]:
         table.add_row(

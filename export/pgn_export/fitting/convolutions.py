@@ -8,7 +8,7 @@ Reference: Dumoulin and Visin, arXiv 1603.07285 (the gradients are convolutions,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -56,8 +56,8 @@ def by_taps(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     # a matrix for each group of each image: LiteRT's converter mistakes products that broadcast
     kernel = torch.cat([weight.reshape(groups, outputs // groups, inputs, -1)] * len(x))
     x = _padded(_apart(x, groups), 2, geometry.padding)
-    taps = _taps(x, 2, weight, geometry.stride, (height, width))
-    terms = [matrix @ tap.flatten(2) for matrix, tap in zip(kernel.unbind(3), taps, strict=True)]
+    taps = _taps(x, 2, _places(weight), geometry.stride, (height, width))
+    terms = (matrix @ tap.flatten(2) for matrix, tap in zip(kernel.unbind(3), taps, strict=True))
     return reduce(torch.add, terms).reshape(-1, outputs, height, width)
 
 
@@ -90,11 +90,12 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
     columns = x.permute(0, 2, 3, 1)  # (N*groups, H, W, C/groups)
     if geometry.stride == (1, 1) and g.shape[1] < x.shape[1]:
         g = _padded(g, 2, _padding_back(weight, geometry))
-        taps = _taps(g, 2, weight, geometry.stride, x.shape[2:])[::-1]
+        places = _places(weight)[::-1]
+        taps = _taps(g, 2, places, geometry.stride, x.shape[2:])
         found = [tap.flatten(2) @ columns.flatten(1, 2) for tap in taps]
     else:
         columns = _padded(columns, 1, geometry.padding)
-        taps = _taps(columns, 1, weight, geometry.stride, g.shape[2:])
+        taps = _taps(columns, 1, _places(weight), geometry.stride, g.shape[2:])
         found = [g.flatten(2) @ tap.flatten(1, 2) for tap in taps]
     rows = torch.cat(found, 2)  # (N*groups, O/groups, kh*kw*C/groups)
     rows = rows.reshape(-1, len(weight), rows.shape[2]).sum(0)  # of all images
@@ -134,15 +135,22 @@ def _padded(x: Tensor, axis: int, padding: Pair) -> Tensor:
     return F.pad(x, (*[0, 0] * (2 - axis), left, left, top, top)) if top or left else x
 
 
-def _taps(x: Tensor, axis: int, weight: Tensor, stride: Pair, size: Sequence[int]) -> list[Tensor]:
-    """What each tap of the kernel sees, row by row of the kernel; height is `axis` of x."""
+def _places(weight: Tensor) -> list[Pair]:
+    """Row and column of each tap of the kernel, row by row."""
+    return [(i, j) for i in range(weight.shape[2]) for j in range(weight.shape[3])]
+
+
+def _taps(
+    x: Tensor, axis: int, places: Sequence[Pair], stride: Pair, size: Sequence[int]
+) -> Iterator[Tensor]:
+    """What the tap at each place sees; height is `axis` of x.
+
+    One by one: runtimes that keep our order of operations then hold one at a time.
+    """
     (down, right), before = stride, (slice(None),) * axis
     height, width = (size[0] - 1) * down + 1, (size[1] - 1) * right + 1
-    return [
-        x[(*before, slice(i, i + height, down), slice(j, j + width, right))]
-        for i in range(weight.shape[2])
-        for j in range(weight.shape[3])
-    ]
+    for i, j in places:
+        yield x[(*before, slice(i, i + height, down), slice(j, j + width, right))]
 
 
 def _spread(g: Tensor, axis: int, stride: int, side: int) -> Tensor:

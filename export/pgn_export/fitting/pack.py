@@ -30,6 +30,7 @@ from pgn_export.chatter import failures
 from pgn_export.exporting import CONVERTERS, REJECTED
 from pgn_export.fitting import selftest
 from pgn_export.fitting.graphs import Fitting, build
+from pgn_export.fitting.memory import fit_peak, peak_bytes
 from pgn_export.fitting.names import VALUE, tensor_name
 from pgn_export.fitting.selftest import Agreement
 from pgn_export.fitting.subject import Subject
@@ -42,6 +43,7 @@ from pgn_runtime.files import sha256
 from pgn_runtime.pack import SCHEMA, SELFTEST, WEIGHTS
 
 SUFFIX = ".pgnpack"
+PHOTOS = 8  # of a person, for which memory is predicted
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,12 @@ def write(
                 agreements += _prove(packing, traced, target, made)
         _save(packing, made)
         manifest = _manifest(packing, targets, graphs, agreements)
+        manifest["memory"] = {
+            "photos": PHOTOS,
+            "peak_bytes": {
+                name: _peak(made, CONVERTERS[name].SUFFIX, packing, PHOTOS) for name in targets
+            },
+        }
         manifest["files"] = {path.name: sha256(path) for path in sorted(made.iterdir())}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         rejected = folder.with_name(folder.name + REJECTED)
@@ -169,6 +177,24 @@ def write(
             )
         remove(rejected)
     return manifest
+
+
+def predicted_peak(packing: Packing, target: str, photos: int = PHOTOS) -> int:
+    """Bytes that a fit takes on a device, from its graphs; they are made for it, and thrown away.
+
+    Raises:
+        ConversionError, MissingExtraError: as `write`.
+    """
+    suffix = CONVERTERS[target].SUFFIX
+    with tempfile.TemporaryDirectory() as folder, failures(target, Path.cwd()):
+        for name, graph in packing.graphs(target).items():
+            CONVERTERS[target].export(Conversion(graph), Path(folder) / f"{name}{suffix}")
+        return _peak(Path(folder), suffix, packing, photos)
+
+
+def _peak(folder: Path, suffix: str, packing: Packing, photos: int) -> int:
+    plans = {path.stem: peak_bytes(path) for path in folder.glob(f"*{suffix}")}
+    return fit_peak(plans, photos, packing.options.microbatch)
 
 
 def _prove(

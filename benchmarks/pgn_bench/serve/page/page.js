@@ -90,7 +90,7 @@ function offer(text) {
 function keep(text) {
   unsent = text;
   try {
-    if (text) localStorage.removeItem(KEPT);
+    if (text) localStorage.setItem(KEPT, text);
     else localStorage.removeItem(KEPT);
   } catch {
     // storage is switched off: kept until the page is closed
