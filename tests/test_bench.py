@@ -23,10 +23,10 @@ from pgn.distill import bank as banks
 from pgn.distill.distiller import Distiller
 from pgn.distill.loop import start_fabric
 from pgn.distill.options import DistillOptions
-from pgn_bench import train
+from pgn_bench import timing, train
 from pgn_bench.cli import app
 from pgn_bench.gradient import check_agreement
-from pgn_bench.timing import BLOCK, WARM_UP, Timing, interleaved, machine
+from pgn_bench.timing import BLOCK, WARM_UP, Timing, interleaved, machine, noise_warning
 from pgn_bench.train import NO_REPLAY, OURS, PLAIN, PlainLoop, check_teacher, compare_loops
 from pgn_export.parity import photos
 
@@ -63,12 +63,13 @@ def test_blocks_are_interleaved_after_a_rest_and_an_unmeasured_call(
 
     monkeypatch.setattr(time, "sleep", lambda seconds: order.append("rest"))
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: 2 * clock[0])
     calls = {"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}
-    timings = interleaved(calls, rounds=2)
+    found = interleaved(calls, rounds=2)
     block = [["rest"] + [name] * (1 + BLOCK) for name in "ab"]
     assert order == ["a"] * WARM_UP + ["b"] * WARM_UP + (block[0] + block[1]) * 2
-    assert timings["a"] == Timing(1000.0, 1000.0, 1000.0, 2 * BLOCK)
-    assert timings["b"] == Timing(2000.0, 2000.0, 2000.0, 2 * BLOCK)
+    assert found["a"] == Timing(1000.0, 1000.0, 1000.0, 2 * BLOCK, 2000.0)
+    assert found["b"] == Timing(2000.0, 2000.0, 2000.0, 2 * BLOCK, 4000.0)
 
 
 def test_percentiles_are_those_of_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +88,18 @@ def test_percentiles_are_those_of_all_calls(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.p90_ms == pytest.approx(1000 * (first + 0.9 * (BLOCK - 1)))
 
 
-def test_the_machine_is_described() -> None:
+def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     described = machine()
     assert described["cores"] and described["torch"] and described["processor"]
+    assert "gpu" not in described or torch.cuda.is_available()
+    monkeypatch.setattr(timing, "PACKAGES", ("torch", "not-installed"))
+    assert "not-installed" not in machine()
+
+
+@pytest.mark.parametrize(("p10", "p90", "noisy"), [(10, 12, False), (10, 13.1, True)])
+def test_noise_is_told(p10: float, p90: float, noisy: bool) -> None:
+    assert Timing(p10, p10, p90, 3, 1.0).noisy == noisy
+    assert ("1 of 2 rows are noisy" in noise_warning([noisy, False])) == noisy
 
 
 def test_another_gradient_is_not_timed(photo: Tensor) -> None:

@@ -284,9 +284,13 @@ def test_a_mac_predicts_by_name(mac: None, tmp_path: Path) -> None:
     assert session.inputs == dict.fromkeys(("generated", "target"), (1, 3, 32, 32))
     assert (session.outputs, session.backend) == (("proxy",), "coreml")
     generated, target = np.random.default_rng(0).random((2, 1, 3, 32, 32), dtype=np.float32)
-    found = session.run({"generated": generated, "target": target})["proxy"]
-    assert found.dtype == np.float32
-    assert_close(found, generated - 2.0 * target, 1e-7)
+    inputs, proxy = {"generated": generated, "target": target}, np.zeros_like(generated)
+    assert session.run(inputs, {"proxy": proxy})["proxy"] is proxy
+    for found in (session.run(inputs)["proxy"], proxy):
+        assert found.dtype == np.float32
+        assert_close(found, generated - 2.0 * target, 1e-7)
+    with pytest.raises(RuntimeInputError, match=r"got float32 \(3,\) for proxy"):
+        session.run(inputs, {"proxy": proxy[0, 0, 0, :3]})
 
 
 def test_a_mac_without_coremltools_or_with_a_broken_package(

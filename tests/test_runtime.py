@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from pgn.model import closed_form as reference_closed_form
 from pgn_runtime import Artifact, FitOptions, MissingBackendError, RuntimeInputError, fit_pixels
 from pgn_runtime.__main__ import main
 from pgn_runtime.adam import Adam
-from pgn_runtime.backends import Session
+from pgn_runtime.backends import Arrays, Session
 from pgn_runtime.files import read_image, sha256, write_image
 from pgn_runtime.gradient import closed_form, mean_squared
 
@@ -31,7 +30,7 @@ def images(count: int) -> list[Pixels]:
     return list(random.random((count, 2, 3, 32, 40), dtype=np.float32))
 
 
-def _halfway(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+def _halfway(inputs: Arrays, outputs: Arrays | None = None) -> dict[str, Pixels]:
     return {"proxy": (inputs["generated"] + inputs["target"]) * np.float32(0.5)}
 
 
@@ -210,11 +209,11 @@ def test_the_targets_features_are_computed_when_the_target_changes() -> None:
     shape: tuple[int | None, ...] = (None, 3, None, None)
     seen = []
 
-    def features(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+    def features(inputs: Arrays, outputs: Arrays | None = None) -> dict[str, Pixels]:
         seen.append(inputs["target"])
         return {"half": inputs["target"] * np.float32(0.5)}
 
-    def proxy(inputs: Mapping[str, Pixels]) -> dict[str, Pixels]:
+    def proxy(inputs: Arrays, outputs: Arrays | None = None) -> dict[str, Pixels]:
         return {"proxy": inputs["generated"] * np.float32(0.5) + inputs["half"]}
 
     cached = Artifact(

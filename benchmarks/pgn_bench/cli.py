@@ -15,6 +15,8 @@ COMMANDS = {  # and the modules of their functions, {name}_command
     "train": "pgn_bench.train_cli",
     "front": "pgn_bench.front_cli",
     "serve": "pgn_bench.serve.cli",
+    "phone": "pgn_bench.phone_cli",
+    "report": "pgn_bench.report.cli",
 }
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

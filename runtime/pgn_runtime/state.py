@@ -35,9 +35,10 @@ class StateFile:
         return self.path if self.path.suffix == Path(FILE).suffix else self.path / FILE
 
     def sweep(self) -> None:
-        """Remove what a killed run left half-written (`files.atomic_path`)."""
-        for left in self.file.parent.glob(f".????????{self.file.suffix}"):
-            left.unlink(missing_ok=True)
+        """Remove states that a killed run left half-written."""
+        for pattern in (f".????????{self.file.suffix}", ".tmp??????"):  # ours, and safetensors' own
+            for left in self.file.parent.glob(pattern):
+                left.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

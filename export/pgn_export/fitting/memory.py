@@ -243,7 +243,7 @@ def _plan_tflite(path: Path) -> Plan:
 
 def _pointers(weight: Sequence[int], output: Sequence[int]) -> int:
     """Of XNNPACK's convolution to all that each tap sees: (O, kh, kw, C) to (N, h, w, O)."""
-    taps = prod(weight[1:3])
+    taps = int(prod(weight[1:3]))
     return _bytes([taps, *output[:3]], 64) if taps > 1 else 0
 
 
@@ -290,7 +290,7 @@ def _plan_coreml(path: Path) -> Plan:
 
 
 def _bytes(shape: Sequence[int], bits: int = 32) -> int:
-    return prod(shape) * bits // 8
+    return int(prod(shape)) * bits // 8  # TFLite tells shapes as NumPy's int32
 
 
 _PLANS = {".onnx": _plan_onnx, ".tflite": _plan_tflite, ".mlpackage": _plan_coreml}

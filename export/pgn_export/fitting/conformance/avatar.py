@@ -22,7 +22,7 @@ from pgn_export.graph import Graph, Tensors
 from pgn_export.proof import Run
 from pgn_runtime.adam import adam_numbers
 
-GATE, TRAJECTORY_GATE = 1e-4, 1e-3
+GATE, TRAJECTORY_GATE = 1e-5, 1e-4
 SIZE = (32, 40)  # of images, height and width in pixels
 SMALL = GeneratorConfig(32, (3, 4, 6), blocks=2)  # with every kind of block
 PHOTOS = 3

@@ -1,0 +1,381 @@
+"""Fitting a person: the arithmetic, its bits, its state, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_close
+
+pytest.importorskip("onnx", reason="the extra export is not installed")
+
+from packs import RATE, SIZE, START_SCALE, Pixels, noise, reference, write_pack
+from safetensors.numpy import load_file
+
+import pgn
+from pgn.avatar import Avatar, GeneratorConfig, PersonalGenerator, personalise, trainable
+from pgn.avatar.finetune import FineTuneOptions, fine_tune
+from pgn.avatar.guidance import predicted
+from pgn_export.fitting.names import tensor_name
+from pgn_export.fitting.pack import Packing, PackOptions, write
+from pgn_export.fitting.subject import Start, Subject
+from pgn_runtime import Personalizer, RuntimeInputError
+from pgn_runtime.fitting import DivergedError
+from pgn_runtime.state import FILE, StateFile
+from pgn_runtime.tensors import KEY, read_tensors
+
+CONDITIONS, PHOTOS = noise(4)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pack(tmp_path_factory.mktemp("packs") / "tiny.pgnpack")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two photos at a time."""
+    return write_pack(tmp_path_factory.mktemp("packs") / "pairs.pgnpack", microbatch=2)
+
+
+def loaded(pack: Path, **options: Any) -> Personalizer:
+    return Personalizer.load(pack, threads=1, **options)
+
+
+class Kill(Exception):
+    pass
+
+
+def kill_at(number: int) -> Callable[[int, float], None]:
+    """Stops a fit between a step and its saving."""
+
+    def on_step(step: int, mse: float) -> None:
+        if step == number:
+            raise Kill
+
+    return on_step
+
+
+@pytest.mark.parametrize("name", ["pack", "pairs"])
+def test_a_fit_is_torchs(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    me = loaded(request.getfixturevalue(name))
+    told: list[tuple[int, float]] = []
+    report = me.fit(CONDITIONS, PHOTOS, 30, on_step=lambda *step: told.append(step))
+    weights, mse = reference(CONDITIONS, PHOTOS, 30)
+    assert told == list(enumerate(report.mse, 1)) and report.step == len(report.seconds) == 30
+    assert_close(np.array(report.mse), np.array(mse), 1e-6)
+    me.save(tmp_path / "me.safetensors")
+    found = load_file(tmp_path / "me.safetensors")
+    assert found.keys() == {f"value_of_{key}" for key in weights}
+    for key, value in weights.items():
+        assert_close(found[f"value_of_{key}"], value, 1e-6)
+    condition = noise(3, seed=5)[0]
+    wanted = found["value_of_scale"] * (condition + found["value_of_tint"])
+    assert_close(me.render(condition), wanted + found["value_of_bias"], 1e-6)
+
+
+def test_epsilon_is_that_of_the_mean_of_all_photos(pairs: Path, tmp_path: Path) -> None:
+    """Gradients of 1e-8, as large as Adam's epsilon."""
+    conditions, photos = CONDITIONS * np.float32(1e-4), np.zeros_like(PHOTOS)
+    me = loaded(pairs)
+    me.fit(conditions, photos, 3)
+    me.save(tmp_path / "me.safetensors")
+    found = load_file(tmp_path / "me.safetensors")["value_of_scale"] - np.float32(START_SCALE)
+    wanted = reference(conditions, photos, 3)[0]["scale"] - START_SCALE
+    assert 0.1 < wanted.abs().max() / (3 * RATE) < 0.9
+    assert_close(found, wanted, 1e-4)
+
+
+def test_defaults_are_the_packs(pack: Path) -> None:
+    me = loaded(pack)
+    assert me.fit(CONDITIONS, PHOTOS).mse == loaded(pack).fit(CONDITIONS, PHOTOS, 12, RATE).mse
+    assert me.fit(CONDITIONS, PHOTOS, 3, 2 * RATE).mse[1:] != me.fit(CONDITIONS, PHOTOS, 3).mse[1:]
+
+
+def test_before_a_fit_a_person_is_what_photos_show(pack: Path) -> None:
+    me = loaded(pack)
+    me.begin(CONDITIONS, PHOTOS)
+    weights, _ = reference(CONDITIONS, PHOTOS, 0)
+    image = weights["scale"].numpy() * (CONDITIONS + weights["tint"].numpy())
+    assert_close(me.render(CONDITIONS), image + weights["bias"].numpy(), 1e-6)
+
+
+def test_weights_are_loaded_again(pack: Path, pairs: Path, tmp_path: Path) -> None:
+    me = loaded(pack)
+    me.fit(CONDITIONS, PHOTOS, 5)
+    me.save(tmp_path / "a" / "me.safetensors")
+    again = loaded(pack, weights=tmp_path / "a" / "me.safetensors")
+    assert np.array_equal(me.render(CONDITIONS), again.render(CONDITIONS))
+    again.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a" / "me.safetensors").read_bytes() == (
+        tmp_path / "b.safetensors"
+    ).read_bytes()
+    with pytest.raises(RuntimeInputError, match="were not fitted with .*pairs.pgnpack"):
+        loaded(pairs, weights=tmp_path / "b.safetensors")
+    for content in (b"", (tmp_path / "b.safetensors").read_bytes()[:-4]):
+        (tmp_path / "b.safetensors").write_bytes(content)
+        with pytest.raises(RuntimeInputError, match="b.safetensors is damaged"):
+            loaded(pack, weights=tmp_path / "b.safetensors")
+    with pytest.raises(RuntimeInputError, match="gone is missing"):
+        loaded(pack, weights=tmp_path / "gone")
+
+
+def test_the_peak_of_memory_is_that_of_the_process(pack: Path) -> None:
+    me = loaded(pack)
+    before = me.peak_bytes()
+    if before is None:
+        pytest.skip("this system does not tell")
+    block = np.ones((before + 100_000_000) // 8)
+    report = me.fit(CONDITIONS, PHOTOS, 1)
+    assert report.peak_bytes is not None and report.peak_bytes > 0.9 * block.nbytes
+
+
+# What is left of a fit that was stopped
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    me = loaded(pairs)
+    me.fit(CONDITIONS, PHOTOS, state=folder)
+    me.save(folder / "me.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(("every", "lost"), [(1, 1), (5, 5)])
+def test_a_stopped_fit_goes_on_as_if_nothing_had_happened(
+    every: int, lost: int, pairs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    state = StateFile(tmp_path / "me", every)
+    done = []
+    for stop in (1, 2, 7, 12):
+        with pytest.raises(Kill):
+            loaded(pairs).fit(CONDITIONS, PHOTOS, on_step=kill_at(stop), state=state)
+        done.append(read_tensors(state.file)[1]["step"] if state.file.exists() else 0)
+    assert all(stop - step <= lost for stop, step in zip((1, 2, 7, 12), done, strict=True))
+    me = loaded(pairs)
+    report = me.fit(CONDITIONS, PHOTOS, state=state)
+    assert report.step == 12 and len(report.seconds) == 12 - done[-1]
+    me.save(tmp_path / "me" / "me.safetensors")
+    for name in (FILE, "me.safetensors"):
+        assert (tmp_path / "me" / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def test_a_finished_fit_goes_on_for_more_steps(pack: Path, tmp_path: Path) -> None:
+    loaded(pack).fit(CONDITIONS, PHOTOS, 4, state=tmp_path / "a.safetensors")
+    report = loaded(pack).fit(CONDITIONS, PHOTOS, 4, state=tmp_path / "a.safetensors")
+    assert report.step == 4 and report.seconds == []
+    more = loaded(pack).fit(CONDITIONS, PHOTOS, 6, state=tmp_path / "a.safetensors")
+    assert more.mse == loaded(pack).fit(CONDITIONS, PHOTOS, 6).mse
+    with pytest.raises(RuntimeInputError, match="steps: got 5, but 6 are done already"):
+        loaded(pack).fit(CONDITIONS, PHOTOS, 5, state=tmp_path / "a.safetensors")
+
+
+def test_what_killed_runs_left_half_written_is_removed(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / ".abcd_123.safetensors").write_bytes(b"half")
+    (tmp_path / ".tmpAbc123").write_bytes(b"half")
+    (tmp_path / "mine.safetensors").write_bytes(b"whole")
+    loaded(pack).fit(CONDITIONS, PHOTOS, 1, state=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", FILE]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"photos": PHOTOS[::-1].copy()}, "is of a fit of other photos"),
+        ({"conditions": 1 - CONDITIONS}, "is of a fit of other photos"),
+        ({"photos": PHOTOS[:2], "conditions": CONDITIONS[:2]}, "is of a fit of other photos"),
+        ({"learning_rate": 0.5}, "with learning_rate 0.02, not 0.5"),
+    ],
+)
+def test_a_state_of_another_fit_is_refused(
+    change: dict[str, Any], message: str, undisturbed: Path, pairs: Path
+) -> None:
+    arguments = {"conditions": CONDITIONS, "photos": PHOTOS} | change
+    before = (undisturbed / FILE).read_bytes()
+    with pytest.raises(RuntimeInputError, match=message + ".*another -o, or .*--restart"):
+        loaded(pairs).fit(**arguments, state=undisturbed)
+    assert (undisturbed / FILE).read_bytes() == before
+
+
+def test_a_state_of_another_pack_or_of_other_threads_is_refused(
+    undisturbed: Path, pack: Path, pairs: Path
+) -> None:
+    with pytest.raises(RuntimeInputError, match="is of a fit of other pack.*--restart"):
+        loaded(pack).fit(CONDITIONS, PHOTOS, state=undisturbed)
+    with pytest.raises(RuntimeInputError, match="with threads 1, not 2.*--restart"):
+        Personalizer.load(pairs, threads=2).fit(CONDITIONS, PHOTOS, state=undisturbed)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content.replace(b"mean_of_bias", b"mean_of_bisa"),
+        lambda content: content.replace(b'\\"step\\": 12', b'\\"step\\": 13'),
+        lambda content: content.replace(b'\\"mse\\": [', b'\\"mse\\": 1['),
+        lambda content: content.replace(b'"F32"', b'"I32"', 1),
+        lambda content: content[:-4] + b"\xff\xff\xff\xff",
+    ],
+)
+def test_a_damaged_state_is_refused(
+    spoil: Callable[[bytes], bytes], undisturbed: Path, pairs: Path, tmp_path: Path
+) -> None:
+    content = (undisturbed / FILE).read_bytes()
+    spoiled = spoil(content)
+    assert spoiled != content
+    (tmp_path / FILE).write_bytes(spoiled)
+    with pytest.raises(RuntimeInputError, match="damaged.*another -o, or begin anew"):
+        loaded(pairs).fit(CONDITIONS, PHOTOS, state=tmp_path)
+
+
+def test_metadata_of_states_are_one_json(undisturbed: Path) -> None:
+    """safetensors writes several keys in random order: other bytes in every process."""
+    header = (undisturbed / FILE).read_bytes()
+    assert header.count(f'"__metadata__":{{"{KEY}":'.encode()) == 1
+    _, details = read_tensors(undisturbed / FILE)
+    assert details.keys() == {
+        *("schema", "step", "pack", "photos", "backend", "threads", "learning_rate", "mse")
+    }
+
+
+# What is refused
+
+
+def test_divergence_keeps_the_last_good_state(pack: Path, tmp_path: Path) -> None:
+    """A rate so large that the third step leaves float32."""
+    with pytest.raises(DivergedError, match="at step 2 the images or the weights.*Lower the"):
+        loaded(pack).fit(CONDITIONS, PHOTOS, 50, 1e30, state=tmp_path)
+    tensors, details = read_tensors(tmp_path / FILE)
+    assert details["step"] == len(details["mse"]) == 1
+    assert all(np.isfinite(array).all() for array in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("conditions", "photos", "message"),
+    [
+        (CONDITIONS[:3], PHOTOS[:3], "got 3 and 3 conditions.*a multiple of 2.*--microbatch 1"),
+        (CONDITIONS[:2], PHOTOS, "got 4 and 2 conditions, expected as many"),
+        (CONDITIONS[:0], PHOTOS[:0], "N at least 1"),
+        (CONDITIONS[..., 1:], PHOTOS[..., 1:], r"got shape .* expected \(N, 3, 32, 32\)"),
+        (CONDITIONS, PHOTOS[0], "photos: got shape"),
+        (CONDITIONS, PHOTOS * 255, "photos: got values from .* Divide 8-bit pixels by 255"),
+        (CONDITIONS * np.float32(np.nan), PHOTOS, "conditions: got values from nan to nan"),
+    ],
+)
+def test_what_are_no_photos_is_refused(
+    conditions: Pixels, photos: Pixels, message: str, pairs: Path
+) -> None:
+    with pytest.raises(RuntimeInputError, match=message):
+        loaded(pairs).fit(conditions, photos)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: got 0"),
+        ({"learning_rate": 0.0}, "learning-rate: got 0.0"),
+        ({"learning_rate": float("nan")}, "learning-rate: got nan"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str, pack: Path) -> None:
+    with pytest.raises(RuntimeInputError, match=message):
+        loaded(pack).fit(CONDITIONS, PHOTOS, **options)
+    with pytest.raises(RuntimeInputError, match="save-every: got 0"):
+        StateFile(Path("x"), 0)
+    with pytest.raises(RuntimeInputError, match="threads: got 0"):
+        Personalizer.load(pack, threads=0)
+
+
+def test_nobody_is_drawn_or_saved_before_there_is_a_person(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeInputError, match="render: no person yet. Fit one, or load"):
+        loaded(pack).render(CONDITIONS)
+    with pytest.raises(RuntimeInputError, match="save: no person yet"):
+        loaded(pack).save(tmp_path / "me.safetensors")
+
+
+def test_a_missing_backend_gives_the_install_line(
+    pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeInputError, match=r'pip install "pgn-edge\[onnxruntime\]"') as caught:
+        loaded(pack)
+    assert caught.value.exit_code == 5
+
+
+def test_a_fit_loads_no_torch(pack: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from pgn_runtime import Personalizer\n"
+        "me = Personalizer.load(sys.argv[1])\n"
+        "images = np.random.default_rng(0).random((2, 2, 3, 32, 32), dtype=np.float32)\n"
+        "me.fit(*images, steps=2, state=sys.argv[2]); me.render(images[0]); me.save('me')\n"
+        "bad = {'torch', 'pgn', 'pgn_export', 'onnx', 'typer', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {bad}' if bad else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pack), str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Against PyTorch's fine-tuning of an avatar
+
+
+def avatar_subject() -> Subject:
+    """A tiny avatar of every kind of block."""
+    torch.manual_seed(0)
+    avatar = Avatar(GeneratorConfig(SIZE, (3, 4, 6), 2), embedder_widths=(4, 6)).eval()
+    generator = personalise(avatar.generator, torch.zeros(avatar.generator.style_size)).eval()
+    names = [name for name, _ in generator.named_parameters() if name.endswith(".style")]
+    start = Start(avatar, names).eval()
+    return Subject("tiny", generator, (SIZE, SIZE), "landmarks", start, names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the converters
+@pytest.mark.parametrize(
+    ("target", "backend", "preset"),
+    [("onnx", "onnxruntime", "all"), ("tflite", "litert", "decoder")],
+)
+def test_an_exported_avatar_is_fitted_as_in_pytorch(
+    target: str, backend: str, preset: str, tmp_path: Path
+) -> None:
+    """Ten steps, four photos, two at a time, against float64; `decoder` has given values."""
+    subject = avatar_subject()
+    net = pgn.PGN(pgn.PGNConfig("lite", options={"widths": ((4,), (6,), (8,))})).eval()
+    packing = Packing(subject, net, "tiny", PackOptions(preset, microbatch=2, learning_rate=1e-3))
+    write(packing, [target], tmp_path / "tiny.pgnpack")
+    me = loaded(tmp_path / "tiny.pgnpack", backend=backend)
+    report = me.fit(CONDITIONS, PHOTOS, 10)
+    me.save(tmp_path / "me.safetensors")
+
+    conditions, photos = (torch.from_numpy(images).double() for images in (CONDITIONS, PHOTOS))
+    assert subject.start
+    generator = copy.deepcopy(subject.generator).double()
+    assert isinstance(generator, PersonalGenerator)
+    styles = copy.deepcopy(subject.start).double()(photos, conditions)
+    for name in subject.personal:
+        generator.get_parameter(name).data = styles["value_of_" + tensor_name(name)].detach()
+    options = FineTuneOptions(10, 1e-3, preset)
+    guidance = predicted(copy.deepcopy(net).double(), packing.options.mse_weight)
+    wanted = fine_tune(generator, conditions, photos, guidance, options)
+    assert_close(np.array(report.mse), np.array(wanted.mse), 1e-3)
+    assert wanted.mse[-1] < 0.95 * wanted.mse[0], "it is no fit"
+    found = load_file(tmp_path / "me.safetensors")
+    for name in trainable(generator, preset):
+        value = generator.get_parameter(name).detach()
+        assert_close(found["value_of_" + tensor_name(name)], value, 1e-3)
+    assert_close(me.render(CONDITIONS), generator(conditions).detach(), 1e-3)
