@@ -224,7 +224,9 @@ def test_a_whole_fit_keeps_photos_and_two_sets_of_what_it_trains() -> None:
     }
     kept = 4 * (5 + 7)  # 8 photos, two at a time
     arrays = (10 + 1) + 7 * 10 + kept  # values, means, squares and sums, all twice
-    assert fit_peak(plans, photos=8, microbatch=2) == LIBRARY + 123 + arrays
+    assert fit_peak(plans, photos=8, microbatch=2, threads=1) == LIBRARY + 123 + arrays
+    own = plans["gradient"].own  # of a second worker, beside its sums
+    assert fit_peak(plans, photos=8, microbatch=2, threads=2) == LIBRARY + 123 + own + arrays + 20
     plans["start"] = plan(1000, photo=5)
     assert fit_peak(plans, photos=8, microbatch=2) == LIBRARY + 1005 + kept
 

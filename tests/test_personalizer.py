@@ -81,6 +81,15 @@ def test_a_fit_is_torchs(name: str, request: pytest.FixtureRequest, tmp_path: Pa
     assert_close(me.render(condition), wanted + found["value_of_bias"], 1e-6)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_any_number_of_workers_gives_torchs_fit(threads: int, pack: Path) -> None:
+    """Photos are dealt out; each worker's sums are its own, and all count."""
+    fits = [Personalizer.load(pack, threads=threads).fit(CONDITIONS, PHOTOS, 10) for _ in range(2)]
+    assert fits[0].mse == fits[1].mse, "not deterministic"
+    _, wanted = reference(CONDITIONS, PHOTOS, 10)
+    assert_close(np.array(fits[0].mse), np.array(wanted), 1e-6)
+
+
 def test_epsilon_is_that_of_the_mean_of_all_photos(pairs: Path, tmp_path: Path) -> None:
     """Gradients of 1e-8, as large as Adam's epsilon."""
     conditions, photos = CONDITIONS * np.float32(1e-4), np.zeros_like(PHOTOS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgn_runtime import backends
 from pgn_runtime.backends import Session
@@ -21,6 +21,10 @@ class Graphs:
     backend: str
     threads: int
     _sessions: dict[str, Session] = field(default_factory=dict, repr=False)
+
+    def shared(self, count: int) -> list[Graphs]:
+        """The same pack `count` times, to be run at the same time: the threads are shared out."""
+        return [replace(self, threads=self.threads // count, _sessions={}) for _ in range(count)]
 
     def open(self, name: str) -> Session:
         """A graph of the pack.

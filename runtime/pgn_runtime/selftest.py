@@ -42,12 +42,12 @@ def self_test(graphs: Graphs) -> None:
     except DivergedError:
         raise _failed(graphs, "NaN or infinite values come out") from None
 
-    sums = [SUM + name for name in pack.trained]
+    first, sums = fitter.first, [SUM + name for name in pack.trained]
     gradient = np.concatenate([_of(test, NEW + name).ravel() for name in sums])
     pairs = {
-        "generated": (fitter.generated, _of(test, "generated")),
-        "mse": (fitter.mse, _of(test, "mse")),
-        "gradient": (np.concatenate([_thinned(fitter.sums[name]) for name in sums]), gradient),
+        "generated": (first.generated, _of(test, "generated")),
+        "mse": (first.mse, _of(test, "mse")),
+        "gradient": (np.concatenate([_thinned(first.sums[name]) for name in sums]), gradient),
         "update": _first_update(graphs, fitter, values),
     }
     for what, (found, wanted) in pairs.items():
@@ -77,7 +77,7 @@ def _first_update(graphs: Graphs, fitter: Fitter, values: Tensors) -> tuple[Pixe
     epsilon = adam_numbers(pack.learning_rate, 1, pack.microbatch, pack.size)["epsilon"]
     found, wanted = [], []
     for name in pack.trained:
-        g = fitter.sums[SUM + name].ravel()
+        g = fitter.first.sums[SUM + name].ravel()
         moved = values[VALUE + name].ravel() - fitter.tensors[VALUE + name].ravel()
         found.append(moved / np.float32(pack.learning_rate))
         wanted.append(g / (np.abs(g) + np.float32(epsilon)))

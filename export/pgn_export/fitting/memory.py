@@ -29,6 +29,7 @@ from pgn_export.fitting.names import SUM, VALUE
 from pgn_runtime import backends
 
 MEBIBYTE = 2**20
+THREADS = 2  # of a fit, where nothing else is said
 LIBRARY = 8 * MEBIBYTE  # code of a runtime's kernels, once in a process
 IN_PLACE = {  # operations of ONNX and TFLite whose kernels can write over an input
     *("Add", "Sub", "Mul", "Div", "Neg", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Sqrt"),
@@ -88,24 +89,28 @@ def peak_bytes(path: Path) -> Plan:
         ) from None
 
 
-def fit_peak(plans: Mapping[str, Plan], photos: int, microbatch: int) -> int:
+def fit_peak(
+    plans: Mapping[str, Plan], photos: int, microbatch: int, threads: int = THREADS
+) -> int:
     """Bytes that a whole fit takes, above the process before the first graph is opened.
 
     Args:
         plans: of a pack's graphs, by name.
         photos: fitted to; what is computed once for each stays in memory.
         microbatch: photos at a time.
+        threads: each works on photos of its own, as long as there are as many.
     """
+    workers = min(threads, photos // microbatch)
     gradient = plans["gradient"]
     trained = sum(size for name, size in gradient.inputs.items() if name.startswith(SUM))
     values = sum(size for name, size in gradient.inputs.items() if name.startswith(VALUE))
     batch = sum(gradient.inputs.values()) - trained - values
     kept = batch * photos // microbatch
-    # values, means, squares and sums, all twice: the runtime reads one and writes the other
-    arrays = values + 7 * trained + kept
-    opened = ("gradient", "update", "render")
-    fitting = arrays + sum(plans[name].own for name in opened)
-    before = [plan.peak for name, plan in plans.items() if name not in opened]
+    # values, means, squares, and each worker's sums, all twice: one is read, the other written
+    arrays = values + (5 + 2 * workers) * trained + kept
+    fitting = arrays + workers * gradient.own + plans["update"].own + plans["render"].own
+    once = plans.keys() - {"gradient", "update", "render"}
+    before = [plans[name].peak for name in once]
     return LIBRARY + max(fitting, *(kept + peak for peak in before), 0)
 
 
