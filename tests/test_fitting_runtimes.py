@@ -27,8 +27,16 @@ from pgn_export.fitting.rules import RULES
 from pgn_export.graph import Graph
 from pgn_export.proof import runtimes
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the converters
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the converters
 EVERY_TARGET = pytest.mark.parametrize("target", TARGETS)
+SLOW_BUT_ONNX = pytest.mark.parametrize(
+    "target", ["onnx", *(pytest.param(t, marks=pytest.mark.slow) for t in ("tflite", "coreml"))]
+)
+CONVOLUTIONS = {
+    "convolution 4x4, stride 2",
+    "convolution 3x3, 2 groups, stride 2",
+    "convolution 3x3 of nearest upsampling x2",
+}
 THIN = GeneratorConfig(32, (3, 4, 6, 5), CONFIGS[128].blocks)
 
 ALLOWED = {  # all standard: nothing of com.microsoft, no Flex, no custom operation
@@ -123,28 +131,30 @@ def only_standard_operations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert other == set()
 
 
-def named(*names: str) -> Layers:
-    known = {name: layer for family in families() for name, layer in family.items()}
-    return Layers({name: known[name] for name in names})
+def every_layer() -> dict[str, Layer]:
+    return {name: layer for family in families() for name, layer in family.items()}
 
 
 @EVERY_TARGET
+@pytest.mark.slow
 def test_layers_in_a_runtime(target: str) -> None:
     """All but most convolutions, which take the longest to convert."""
-    known = {name: layer for family in families() for name, layer in family.items()}
-    taken = {name: layer for name, layer in known.items() if "convolution" not in name}
-    odd = ("convolution 4x4, stride 2", "convolution 3x3, 2 groups, stride 2")
-    found = measure(Layers({**taken, **{name: known[name] for name in odd}}), target)
-    assert {finding.name for finding in found} == {*taken, *odd}
+    taken = {
+        name: layer
+        for name, layer in every_layer().items()
+        if "convolution" not in name or name in CONVOLUTIONS
+    }
+    found = measure(Layers(taken), target)
+    assert {finding.name for finding in found} == taken.keys() >= CONVOLUTIONS
     assert [finding for finding in found if finding.problem or not finding.passes] == []
 
 
-@EVERY_TARGET
+@SLOW_BUT_ONNX
 def test_planted_faults_show_in_their_gradients(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong sign, a missing tap, a stale weight: three gradients are wrong, the others right."""
-    layers = named("subtract", "convolution 3x3")
+    layers = Layers({name: every_layer()[name] for name in ("subtract", "convolution 3x3")})
     stale = layers.layers["convolution 3x3"].get_parameter("layer.weight").detach()
     weight_gradient, input_gradient = convolutions.weight_gradient, convolutions.input_gradient
     tap = torch.ones(3, 3)
@@ -168,6 +178,7 @@ def test_planted_faults_show_in_their_gradients(
 
 
 @EVERY_TARGET
+@pytest.mark.slow
 def test_where_the_steps_of_an_avatar_lead(target: str) -> None:
     """It has all blocks of the real one, but is thin; photos come one by one."""
     (finding,) = measure(Trajectory(Step("last", 1, THIN), steps=10), target)[:1]
@@ -175,6 +186,7 @@ def test_where_the_steps_of_an_avatar_lead(target: str) -> None:
 
 
 @EVERY_TARGET
+@pytest.mark.slow
 def test_images_of_an_avatar(target: str, tmp_path: Path) -> None:
     """With weights that come from outside."""
     step = Step("last", PHOTOS, THIN)
@@ -182,7 +194,7 @@ def test_images_of_an_avatar(target: str, tmp_path: Path) -> None:
     other = moved(step.fitting.generator, step.fitting.trainable)
     (path,) = measuring.convert({"render": graph}, target, tmp_path).values()
     (load, *_) = runtimes(target).values()
-    condition = torch.rand(PHOTOS, 3, *SIZE)
+    condition = torch.rand(PHOTOS, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     found = load(path)({"condition": condition.numpy(), **step.values(other)})
     assert_close(found["generated"], other(condition.double()).detach(), 1e-5)
 

@@ -1,4 +1,4 @@
-"""Export the bundled PGN, follow its gradient on two runtimes without torch, show it on a page.
+"""Export the bundled PGN, follow its gradient without torch, fit an avatar, show it on a page.
 
 Each step is a command that a user could type; this file runs them in order and judges the result
 with the true VGG-19 loss, which no step has seen.
@@ -32,6 +32,7 @@ from pgn.images import centre_crop
 from pgn.model import closed_form
 from pgn.pages import embed_png, plot_lines, write_page
 from pgn.teachers import PerceptualLoss
+from pgn_bench.demo.person import Person, fit_person
 from pgn_export.parity import GATES
 from pgn_runtime import FitOptions
 
@@ -61,7 +62,7 @@ class Run:
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder.")] = Path("demo"),
 ) -> None:
-    """Export, prove, fit on ONNX Runtime and LiteRT, and write index.html."""
+    """Export, prove, fit on ONNX Runtime and LiteRT, personalise, and write index.html."""
     start = time.monotonic()
     target = centre_crop(from_pil(_photo()), SIZE)
     check_folder(output)
@@ -88,7 +89,8 @@ def demo(
         _fit_in_torch("VGG-19, exact, in PyTorch", output, judge, exact),
         _fit_in_torch("MSE alone, in PyTorch", output, judge, torch.zeros_like),
     ]
-    _show(output, runs, exports)
+    person = fit_person(output, _run)
+    _show(output, runs, exports, person)
     typer.echo(f"{output / 'index.html'} written, {time.monotonic() - start:.0f} s in all")
 
 
@@ -136,7 +138,7 @@ def _fit_in_torch(name: str, output: Path, judge: Judge, gradient: Gradient) -> 
     return Run(name, folder, seconds / OPTIONS.steps, steps, judge(torch.cat(kept)))
 
 
-def _show(output: Path, runs: list[Run], exports: Path) -> None:
+def _show(output: Path, runs: list[Run], exports: Path, person: Person) -> None:
     manifest = json.loads((exports / "manifest.json").read_text(encoding="utf-8"))
     pictures = [("start", output / "start.png"), ("target", output / "target.png")]
     pictures += [("proxy target of the start", runs[0].folder / "proxy.png")]
@@ -147,6 +149,12 @@ def _show(output: Path, runs: list[Run], exports: Path) -> None:
             f"{run.seconds_per_step * 1000:.1f} ms a step",
             highlight=False,
         )
+    Console(width=100).print(
+        f"avatar fitted to {person.frames} frames: MSE {person.mse_first:.4f} -> "
+        f"{person.mse_last:.4f}, {person.steps} steps, {person.seconds:.0f} s, "
+        f"{person.megabytes:.0f} MB",
+        highlight=False,
+    )
     write_page(
         output / "index.html",
         Path(__file__).with_name("page.html"),
@@ -156,6 +164,7 @@ def _show(output: Path, runs: list[Run], exports: Path) -> None:
                 {run.name: (run.steps, run.vgg19) for run in runs}, "step", "true VGG-19 loss"
             ),
             "runs": runs,
+            "person": person,
             "proofs": _proofs(manifest["artifacts"]),
             "options": OPTIONS,
             "version": pgn.__version__,
