@@ -188,7 +188,7 @@ def test_a_finished_fit_goes_on_for_more_steps(pack: Path, tmp_path: Path) -> No
 
 
 def test_what_killed_runs_left_half_written_is_removed(pack: Path, tmp_path: Path) -> None:
-    (tmp_path / ".abcd_123.safetensors").write_bytes(b"half")
+    (tmp_path / f".{FILE}.abcd_123.safetensors").write_bytes(b"half")
     (tmp_path / ".tmpAbc123").write_bytes(b"half")
     (tmp_path / "mine.safetensors").write_bytes(b"whole")
     loaded(pack).fit(CONDITIONS, PHOTOS, 1, state=tmp_path)

@@ -80,6 +80,9 @@ def test_the_wheel_holds_the_four_packages_and_their_data(tmp_path: Path) -> Non
         "pgn/py.typed",
         "pgn_export/photos/astronaut.jpg",
         "pgn_bench/demo/page.html",
+        "pgn_bench/serve/page/index.html",
+        "pgn_bench/serve/page/package-lock.json",
+        "pgn_runtime/page.html",
     ):
         assert data in names
 
@@ -107,7 +110,7 @@ def run_console(block: str, folder: Path) -> int:
 
 def check_flags(line: str, folder: Path) -> None:
     """A command of ours exists, and has the flags that `line` gives it."""
-    flags = re.findall(r"(?<= )--?[a-z-]+", line)
+    flags = re.findall(r"(?<= )--?[a-z][a-z-]*", line)
     words = itertools.takewhile(lambda word: word[0] != "-", line.split())
     command = [word for word in words if word.islower() and "." not in word]
     shown = run_shell(f"{' '.join(command)} --help", folder)
@@ -143,7 +146,7 @@ def run_python(block: str, folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["export", "distillation", "avatar"])
+@pytest.mark.parametrize("name", ["export", "distillation", "avatar", "fitting", "benchmarking"])
 def test_commands_of_the_docs_exist_with_their_flags(name: str, tmp_path: Path) -> None:
     text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)

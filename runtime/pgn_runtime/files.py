@@ -94,7 +94,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         RuntimeInputError: the folder cannot be made or written, or the disk is full.
     """
     check_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    prefix = f".{path.name:.100}."  # a killed run's left-overs can be told by it
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name:.100}.", suffix=path.suffix
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -107,8 +110,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_image(path: Path) -> Pixels:
-    """One picture as (1, 3, H, W) pixels in [0, 1], turned as its EXIF says, alpha dropped.
+def open_picture(path: Path) -> Image.Image:
+    """A picture as 8-bit RGB: turned as its EXIF says, 16-bit grey scaled, alpha dropped.
 
     Raises:
         RuntimeInputError: the file is missing, or is no picture that can be decoded.
@@ -118,18 +121,29 @@ def read_image(path: Path) -> Pixels:
             picture = ImageOps.exif_transpose(file)
             if picture.mode.startswith("I;16"):  # convert() would clip it at 255
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            array = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255.0)
+            return picture.convert("RGB")
     except FileNotFoundError:
         raise RuntimeInputError(f"image: no file {path}. Check the path.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on damaged metadata Pillow raises anything
         raise RuntimeInputError(
-            f"image: {path} cannot be decoded ({error}). Expected a JPEG, PNG, WebP or BMP file."
+            f"image: {path} cannot be decoded ({error!s:.200}). Expected a JPEG, PNG, WebP or BMP "
+            f"file."
         ) from None
+
+
+def read_image(path: Path) -> Pixels:
+    """One picture as (1, 3, H, W) pixels in [0, 1]; errors as `open_picture`."""
+    array = np.asarray(open_picture(path), dtype=np.float32) / np.float32(255.0)
     return np.ascontiguousarray(array.transpose(2, 0, 1)[None])
+
+
+def to_picture(image: Pixels) -> Image.Image:
+    """(3, H, W) pixels, clipped to [0, 1], as a picture."""
+    array = np.round(np.clip(image.transpose(1, 2, 0), 0, 1) * 255)
+    return Image.fromarray(array.astype(np.uint8))
 
 
 def write_image(path: Path, image: Pixels) -> None:
     """Write (1, 3, H, W) pixels, clipped to [0, 1], as a picture."""
-    array = np.round(np.clip(image[0].transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     with atomic_path(path) as temporary:
-        Image.fromarray(array).save(temporary)
+        to_picture(image[0]).save(temporary)

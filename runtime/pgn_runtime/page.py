@@ -12,9 +12,8 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from pgn_runtime.files import Pixels, atomic_path
+from pgn_runtime.files import Pixels, atomic_path, to_picture
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 180, 44, 22  # of the curve and its margins, SVG units
 
@@ -73,9 +72,8 @@ def strip(rows: Sequence[Pixels]) -> Pixels:
 
 def _image(image: Pixels) -> str:
     """(3, H, W) as an <img> with the picture inside."""
-    pixels = np.round(np.clip(image.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    to_picture(image).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="" src="data:image/png;base64,{data}">'
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pgn_runtime.errors import RuntimeInputError
-from pgn_runtime.files import Pixels
+from pgn_runtime.files import Pixels, open_picture
 from pgn_runtime.landmarks import MAX_VALUE, MESH_POINTS, POINTS, Points, compact
 
 LANDMARKS = "landmarks.npz"
@@ -150,25 +150,6 @@ def find_pictures(folder: Path) -> list[Path]:
             f"photos of one person."
         )
     return paths
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture as 8-bit RGB, turned as its EXIF says, alpha dropped.
-
-    Raises:
-        RuntimeInputError: it cannot be decoded.
-    """
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I;16"):  # convert() would clip it at 255
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            return picture.convert("RGB")
-    except Exception as error:  # on damaged metadata Pillow raises anything
-        raise RuntimeInputError(
-            f"image: {path} cannot be decoded ({error!s:.200}). Expected a JPEG, PNG, WebP or BMP "
-            f"file."
-        ) from None
 
 
 def _pictures(folder: Path) -> list[Path]:

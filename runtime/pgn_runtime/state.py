@@ -36,7 +36,7 @@ class StateFile:
 
     def sweep(self) -> None:
         """Remove states that a killed run left half-written."""
-        for pattern in (f".????????{self.file.suffix}", ".tmp??????"):  # ours, and safetensors' own
+        for pattern in (f".{self.file.name}.*", ".tmp??????"):  # ours, and safetensors' own
             for left in self.file.parent.glob(pattern):
                 left.unlink(missing_ok=True)
 
