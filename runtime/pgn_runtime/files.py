@@ -95,9 +95,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     check_folder(path.parent)
     prefix = f".{path.name:.100}."  # a killed run's left-overs can be told by it
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name:.100}.", suffix=path.suffix
-    )
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
