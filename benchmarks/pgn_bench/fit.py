@@ -103,23 +103,19 @@ def interleaved(
     runs: Mapping[str, Seconds], rounds: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
     """Times of one step, STEPS of each in every round."""
-    wall: dict[str, list[float]] = {name: [] for name in runs}
-    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             time.sleep(REST)
             run(1)
-            start = time.process_time()
-            seconds = run(STEPS)
-            cpu[name].append((time.process_time() - start) / STEPS)
-            wall[name] += seconds
+            seconds[name] += run(STEPS)
         advance()
-    return {name: _timing(wall[name], cpu[name]) for name in runs}
+    return {name: _timing(values) for name, values in seconds.items()}
 
 
-def _timing(wall: list[float], cpu: list[float]) -> Timing:
-    p10, median, p90 = (float(value) for value in 1000 * np.percentile(wall, (10, 50, 90)))
-    return Timing(median, p10, p90, len(wall), 1000 * float(np.median(cpu)))
+def _timing(seconds: list[float]) -> Timing:
+    p10, median, p90 = (float(value) for value in 1000 * np.percentile(seconds, (10, 50, 90)))
+    return Timing(median, p10, p90, len(seconds))
 
 
 def memory_in_pytorch(setting: Setting, loss: str) -> Work:

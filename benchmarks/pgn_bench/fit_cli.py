@@ -145,7 +145,6 @@ def _row(way: Way, timing: Timing, peak: int) -> Row:
         p10_ms=timing.p10_ms,
         p90_ms=timing.p90_ms,
         calls=timing.calls,
-        cpu_ms=timing.cpu_ms,
         peak_bytes=peak,
         noisy=timing.noisy,
         details={"preset": way.setting.preset},
@@ -153,9 +152,9 @@ def _row(way: Way, timing: Timing, peak: int) -> Row:
 
 
 def _print(result: Result, compared: Mapping[str, Agreement]) -> None:
-    table = Table("gradient of", "trained", "runtime", "ms a step", "p10", "p90", "CPU ms", "MB")
+    table = Table("gradient of", "trained", "runtime", "ms a step", "p10", "p90", "MB")
     for row in result.rows:
-        times = (row.median_ms, row.p10_ms, row.p90_ms, row.cpu_ms or 0.0)
+        times = (row.median_ms, row.p10_ms, row.p90_ms)
         memory = f"{(row.peak_bytes or 0) / 1e6:.0f}"
         runtime = RUNTIMES.get(row.runtime, "PyTorch")
         preset = str(row.details["preset"])

@@ -28,7 +28,7 @@ class Timing:
     p10_ms: float
     p90_ms: float
     calls: int
-    cpu_ms: float  # median of what all threads of the process took
+    cpu_ms: float | None = None  # median of what all threads of the process took, where measured
 
     @property
     def noisy(self) -> bool:
