@@ -80,6 +80,7 @@ def test_the_wheel_holds_the_four_packages_and_their_data(tmp_path: Path) -> Non
         "pgn/py.typed",
         "pgn_export/photos/astronaut.jpg",
         "pgn_bench/demo/page.html",
+        "pgn_bench/report/page.html",
         "pgn_bench/serve/page/index.html",
         "pgn_bench/serve/page/package-lock.json",
         "pgn_runtime/page.html",

@@ -1,0 +1,152 @@
+"""`pgn-bench phone`: what a gradient costs on an Android phone, over adb."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+import pgn
+from pgn import PgnError, command
+from pgn.checkpoint import BUNDLED
+from pgn_bench.gradient_cli import tell
+from pgn_bench.phone import BLOCKS, Measured, Plan, find_model, measure
+from pgn_bench.phone_adb import Phone, connect, describe, thermal_status
+from pgn_bench.phone_tools import LITERT, ONNXRUNTIME, Tool
+from pgn_bench.results import Result, machine_name, save
+from pgn_export import export
+from pgn_runtime.files import sha256
+
+SIZE = 224  # pixels
+
+
+def phone_command(
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Of pgn-export; the bundled networks, exported at first, if none."),
+    ] = None,
+    adb: Annotated[
+        str | None, typer.Option(metavar="SERIAL", help="Of the phone, if there are several.")
+    ] = None,
+    adb_path: Annotated[str, typer.Option(help="The adb program.")] = "adb",
+    litert_benchmark: Annotated[
+        Path | None,
+        typer.Option(help="LiteRT's benchmark_model for Android.", exists=True, dir_okay=False),
+    ] = None,
+    onnxruntime_perf_test: Annotated[
+        Path | None,
+        typer.Option(help="ONNX Runtime's, for Android.", exists=True, dir_okay=False),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Big cores of the phone.", min=1, max=64)] = 4,
+    runs: Annotated[int, typer.Option(help="Timed calls of each.", min=BLOCKS, max=10_000)] = 300,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Time gradients on an Android phone with the stock programs of LiteRT and ONNX Runtime.
+
+    They and the artifacts go to /data/local/tmp/pgn, which is removed afterwards. Never yet run on
+    a real phone.
+    """
+    given = {LITERT: litert_benchmark, ONNXRUNTIME: onnxruntime_perf_test}
+    programs = {tool: path for tool, path in given.items() if path}
+    if not programs:
+        raise PgnError(
+            "phone: nothing to run. Give --litert-benchmark FILE (benchmark_model of LiteRT) or "
+            "--onnxruntime-perf-test FILE, built for Android's arm64-v8a."
+        )
+    phone = connect(adb_path, adb)
+    with tempfile.TemporaryDirectory() as folder:
+        with command.stderr.status("exporting"):
+            models = [
+                find_model(path, programs) for path in artifacts or _bundled(programs, Path(folder))
+            ]
+        result = _measure(phone, Plan(models, programs, threads, runs))
+    if output:
+        save(result, output)
+    if as_json:
+        typer.echo(json.dumps(result.plain(), indent=2))
+    else:
+        _print(result)
+
+
+def _bundled(programs: Mapping[Tool, Path], folder: Path) -> list[Path]:
+    return [
+        export(pgn.load(name), tool.target, folder / name, SIZE, name=name, cached_target=True).path
+        for tool in programs
+        for name in BUNDLED
+    ]
+
+
+def _measure(phone: Phone, plan: Plan) -> Result:
+    """Raises PgnError where nothing could be measured."""
+    machine = describe(phone)
+    before = thermal_status(phone)
+    with Progress(console=command.stderr) as progress:
+        bar = progress.add_task("measuring", total=BLOCKS + 1)
+        found = measure(phone, plan, lambda: progress.advance(bar))
+    thermal = {"before": before, "after": thermal_status(phone)}
+    _tell(found, thermal)
+    if not found.rows:
+        raise PgnError("phone: nothing was measured, for the reasons above.")
+    settings = {
+        "blocks": BLOCKS,
+        "calls": plan.calls,
+        "thermal_status": thermal,
+        "programs_sha256": {tool.runtime: sha256(path) for tool, path in plan.programs.items()},
+        "left_out": found.left_out,
+    }
+    return Result("phone", machine, found.rows, settings)
+
+
+def _tell(found: Measured, thermal: Mapping[str, str | None]) -> None:
+    for label, reason in found.left_out.items():
+        tell(f"{label} is left out: {reason}")
+    for when, status in thermal.items():
+        if status not in (None, "none"):
+            tell(
+                f"The phone was hot {when} the measurement (thermal status: {status}) and may have "
+                f"run slower. Let it cool, and repeat."
+            )
+
+
+def _print(result: Result) -> None:
+    table = Table(
+        "gradient",
+        "runtime",
+        "dtype",
+        "median ms",
+        "p10",
+        "p90",
+        "peak MB",
+        "process MB",
+        "load ms",
+    )
+    for row in result.rows:
+        table.add_row(
+            row.provider,
+            row.runtime,
+            row.dtype,
+            f"{row.median_ms:.2f}" + (" ~" if row.noisy else ""),
+            f"{row.p10_ms:.2f}",
+            f"{row.p90_ms:.2f}",
+            _mega(row.peak_bytes),
+            _mega(row.details.get("process_bytes")),
+            "-" if row.load_ms is None else f"{row.load_ms:.1f}",
+        )
+    command.stdout().print(table)
+    typer.echo(
+        f"{machine_name(result.machine)}, {result.machine['system']}; times over {BLOCKS} runs of "
+        f"a program; ~ noisy; peak: above the loaded model"
+    )
+
+
+def _mega(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.1f}"

@@ -1,0 +1,1 @@
+"""`pgn-bench report`: result files of any machines as one page, held against the paper."""
