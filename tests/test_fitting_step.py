@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pgn
-from pgn import ConversionError, PgnError
 from pgn.avatar import Generator, GeneratorConfig, PersonalGenerator, personalise, trainable
 from pgn.avatar.generator import TRAINABLE
-from pgn_export.fitting import Fitting, build, convolutions, tensor_name
+from pgn_export.fitting import Fitting, convolutions, tensor_name
 from pgn_export.fitting.convolutions import Lowering
 from pgn_export.fitting.graphs import LOWERINGS, Gradient, Update
 from pgn_export.fitting.names import MEAN, NEW, SQUARE, SUM, VALUE
@@ -83,6 +82,11 @@ class Zoo(nn.Module):
         x = self.even(F.pad(x, (2, 1, 0, 0), value=0.5))  # (N, 4, H + 3, W)
         x = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-3)
         return torch.sigmoid(self.image(x[:, :, 1:-2].flatten(2).reshape(-1, 4, height, width)))
+
+
+def fitting_of(generator: nn.Module, trainable: Sequence[str], size: int = 32) -> Fitting:
+    net = pgn.PGN(pgn.PGNConfig("lite", options={"widths": ((4,), (6,), (8,))}))
+    return Fitting(generator, net, trainable, (size, size), microbatch=2)
 
 
 def autograd(generator: nn.Module, names: Sequence[str], condition: Tensor, g: Tensor) -> Tensors:
@@ -281,73 +285,3 @@ def test_twenty_updates_are_torchs_adam() -> None:
         out = Update(["x"])(**state, **{SUM + "x": parameter.grad * scale}, **numbers)
         state = {name: out[NEW + name] for name in state}
     assert_close(state[VALUE + "x"] - start, (parameter - start).detach(), 1e-9)
-
-
-# --- what cannot be lowered
-
-
-class Gamma(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.lgamma(x)
-
-
-def with_layer(layer: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.ReLU(), layer), nn.Conv2d(3, 3, 1))
-
-
-@pytest.mark.parametrize(
-    ("layer", "words"),
-    [
-        (Gamma(), ["aten.lgamma", "in 1.1 of"]),
-        (nn.Conv2d(3, 3, 3, padding=2, dilation=2), ["aten.conv2d", "dilation", "in 1.1 of"]),
-        (nn.ReflectionPad2d((1, -1, 1, -1)), ["aten.pad", "reflect", "in 1.1 of"]),
-        (nn.MaxPool2d(3, 1, 1), ["max_pool2d", "in 1.1 of"]),
-    ],
-)
-def test_an_operation_without_a_way_back_is_named(layer: nn.Module, words: list[str]) -> None:
-    generator, (condition, _) = with_layer(layer).double(), images(1, (8, 8))
-    lowering = LOWERINGS["onnx"]
-    with pytest.raises(ConversionError) as caught:
-        tape = Tape(generator, condition, Outside(["0.weight"]), lowering)
-        tape.pull_back(run(tape, condition, generator), torch.ones_like(condition))
-    assert all(word in str(caught.value) for word in words), caught.value
-    tape = Tape(generator, condition, Outside(["2.weight"]), lowering)  # what comes after it goes
-    assert tape.prefix and not tape.direct
-
-
-def fitting_of(generator: nn.Module, trainable: Sequence[str], size: int = 32) -> Fitting:
-    net = pgn.PGN(pgn.PGNConfig("lite", options={"widths": ((4,), (6,), (8,))}))
-    return Fitting(generator, net, trainable, (size, size), microbatch=2)
-
-
-class Unused(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, 3, 1)
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, condition: Tensor) -> Tensor:
-        out: Tensor = self.layer(condition)
-        return out
-
-
-@pytest.mark.parametrize(
-    ("generator", "names", "words"),
-    [
-        (Unused(), ["layer.wieght"], "Did you mean 'layer.weight'"),
-        (Unused(), [], "expected some of unused, layer.weight"),
-        (Unused(), ["unused"], "'unused' has no influence"),
-        (Unused(), ["layer.weight", "layer.weight"], "Name them once"),
-        (nn.Conv2d(3, 4, 1), ["weight"], "expected an image of the same shape"),
-    ],
-)
-def test_what_cannot_be_fitted_is_refused(
-    generator: nn.Module, names: list[str], words: str
-) -> None:
-    with pytest.raises(PgnError, match=words):
-        build(fitting_of(generator, names), "onnx")
-
-
-def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(PgnError, match="Did you mean 'onnx'"):
-        build(fitting_of(Unused(), ["layer.weight"]), "onxx")
