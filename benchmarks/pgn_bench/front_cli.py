@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -129,4 +128,4 @@ def _print(points: Sequence[Point]) -> None:
             f"{point.timing.p90_ms:.1f}",
             "yes" if point in front else "",
         )
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    command.stdout(100).print(table)

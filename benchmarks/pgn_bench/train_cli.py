@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -18,8 +15,9 @@ from pgn import command
 from pgn.distill import bank, recipes
 from pgn.distill.options import DistillOptions
 from pgn.errors import PgnError
+from pgn_bench.results import Result, Row, save
 from pgn_bench.timing import machine
-from pgn_bench.train import Comparison, compare_loops, rounds
+from pgn_bench.train import PLAIN, Comparison, compare_loops, rounds
 
 SETTINGS: list[str] = []  # typer takes the default of a repeatable option as a list
 
@@ -33,6 +31,9 @@ def train_command(
         list[str], typer.Option("--set", help="Any setting: --set backbone=unet.")
     ] = SETTINGS,
     steps: Annotated[int, typer.Option(help="Timed steps of each loop.", min=1)] = 12,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Time steps of our distillation loop, with and without replay, and of the plain loop.
@@ -42,37 +43,46 @@ def train_command(
     """
     if bank.is_bank(data):
         raise PgnError(f"--data: got {data}, the bank of a run. Give a folder of photos or shards.")
-    chosen = recipes.read(recipe) | dict(map(recipes.setting, settings))
+    chosen = recipes.resolve(recipe, {}, settings)
     options = DistillOptions(data=data, output=Path("runs"), **chosen)
     with Progress(console=command.stderr) as progress:
         task = progress.add_task("rounds", total=rounds(steps))
         found = compare_loops(options, steps, lambda: progress.advance(task))
+    result = _result(recipe, options, found)
+    if output:
+        save(result, output)
     if as_json:
-        typer.echo(json.dumps(_report(recipe, options, found), indent=2))
+        typer.echo(json.dumps(result.plain(), indent=2))
     else:
         _print(options, found)
 
 
-def _report(recipe: str, options: DistillOptions, found: Comparison) -> dict[str, Any]:
-    return {
-        "recipe": recipe,
-        "settings": options.identity(),
-        "device": found.device,
-        "precision": found.precision,
-        "teacher_cosine": found.teacher_cosine,
-        "threads": torch.get_num_threads(),
-        "machine": machine(),
-        "rows": [
-            {
-                "loop": name,
-                "step": asdict(speed.step),
+def _result(recipe: str, options: DistillOptions, found: Comparison) -> Result:
+    rows = [
+        Row(
+            provider=name,
+            runtime="torch",
+            device=found.device,
+            size=options.crop,
+            batch=options.batch,
+            threads=torch.get_num_threads(),
+            dtype="fp32" if name == PLAIN else found.precision,
+            median_ms=speed.step.median_ms,
+            p10_ms=speed.step.p10_ms,
+            p90_ms=speed.step.p90_ms,
+            calls=speed.step.calls,
+            cpu_ms=speed.step.cpu_ms,
+            noisy=speed.step.noisy,
+            details={
                 "new_images_per_second": speed.new_per_second,
                 "learnt_images_per_second": speed.learnt_per_second,
                 **found.times(name),
-            }
-            for name, speed in found.speeds.items()
-        ],
-    }
+            },
+        )
+        for name, speed in found.speeds.items()
+    ]
+    settings = {"recipe": recipe, "teacher_cosine": found.teacher_cosine, **options.identity()}
+    return Result("train", machine(), rows, settings)
 
 
 def _print(options: DistillOptions, found: Comparison) -> None:
@@ -88,7 +98,7 @@ def _print(options: DistillOptions, found: Comparison) -> None:
             f"{speed.learnt_per_second:.1f}",
             f"{times['times_learnt']:.2f}",
         )
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    command.stdout(100).print(table)
     typer.echo(
         f"{machine()['processor']}, {found.device}, {torch.get_num_threads()} threads; "
         f"{options.backbone}, batches of {options.batch} crops of {options.crop}x{options.crop}; "

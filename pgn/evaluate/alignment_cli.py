@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,7 +143,7 @@ def _json(value: dict[str, Any], indent: int | None = None) -> str:
 def _print(report: Report) -> None:
     """The cosine of every gradient at every size, and all measures of the networks at the last."""
     largest = report.sizes[-1]
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = command.stdout(120)
     for size in report.sizes:
         title = f"cosine with the exact gradient, {size} px"
         _print_table(console, title, report.by_gradient("cosine", size, report.gradients), cell)

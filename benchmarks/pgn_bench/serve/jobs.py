@@ -9,8 +9,12 @@ from typing import Any
 
 import pgn
 from pgn import PgnError
+from pgn.avatar.checkpoint import BUNDLED as AVATARS
 from pgn.checkpoint import BUNDLED
 from pgn_export import export, manifest, vectors
+from pgn_export.fitting.pack import SUFFIX as PACK_SUFFIX
+from pgn_export.fitting.pack import Packing, write
+from pgn_export.fitting.subject import of_avatar
 from pgn_export.parity import DISTANCES, GATES
 from pgn_runtime.artifact import PROXY, beside, read_entry
 from pgn_runtime.files import exists
@@ -19,7 +23,6 @@ from pgn_runtime.selftest import LIMITS
 
 SIZE = 224  # pixels
 DTYPES = ("fp32", "fp16")
-PACK_SUFFIX = ".pgnpack"
 MAX_JOBS = 32
 
 
@@ -37,12 +40,20 @@ class Job:
 
 
 def bundled(folder: Path) -> list[Job]:
-    """The bundled networks, exported to `folder` where they are not up to date there.
+    """The bundled networks and avatar, exported to `folder` where they are not there.
 
     Raises:
-        as pgn_export.export.
+        as pgn_export.export, and pgn_export.fitting.pack.write.
     """
-    return [_exported(name, dtype, folder) for name in BUNDLED for dtype in DTYPES]
+    gradients = [_exported(name, dtype, folder) for name in BUNDLED for dtype in DTYPES]
+    return [*gradients, of_pack(_packed(folder / f"{AVATARS[0]}{PACK_SUFFIX}"))]
+
+
+def _packed(pack: Path) -> Path:
+    if not exists(pack):
+        network = BUNDLED[0]
+        write(Packing(of_avatar(AVATARS[0]), pgn.load(network), network), ["onnx"], pack)
+    return pack
 
 
 def find(paths: Sequence[Path]) -> list[Job]:
