@@ -25,6 +25,7 @@ from pgn_bench.results import Result, Row, machine_name, save
 from pgn_bench.timing import BLOCK, machine, noise_warning
 from pgn_export.choices import parse_names
 
+EXACT_LOSSES = (*LOSSES, "ssim")
 WEIGHTS: list[str] = []  # typer takes the default of a repeatable option as a list
 
 
@@ -37,6 +38,9 @@ def gradient_command(
         list[str],
         typer.Option(metavar="LOSS=WEIGHTS", help=f"Of {', '.join(LOSSES)}; else random ones."),
     ] = WEIGHTS,
+    losses: Annotated[
+        str, typer.Option(help=f"Exact ones: {', '.join(EXACT_LOSSES)}, a comma list, or all.")
+    ] = "all",
     size: Annotated[int, typer.Option(help="Pixels.", min=32, max=2048)] = 224,
     threads: Annotated[str, typer.Option(help="Of every runtime; a comma list sweeps.")] = "2",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -59,7 +63,8 @@ def gradient_command(
     runtimes = parse_names("--runtime", runtime, RUNTIMES)
     if device == "cuda" and runtimes != ["torch"]:
         raise PgnError("--device cuda: only PyTorch runs there. Add --runtime torch.")
-    wanted = Wanted(checkpoint, parse_weights(weights), runtimes=runtimes)
+    chosen = parse_names("--losses", losses, EXACT_LOSSES)
+    wanted = Wanted(checkpoint, parse_weights(weights), chosen, runtimes)
     settings = {"rounds": rounds, "block": BLOCK, "photo": "bundled, blur 1.5"}
     tasks = [photo_task(size, count, device) for count in counts]
     rows, left_out = _measure(wanted, tasks, rounds)

@@ -15,6 +15,7 @@ import pgn
 from pgn import ConversionError, GateError, MissingExtraError, PgnError, command
 from pgn_export.avatar_cli import avatar_command
 from pgn_export.choices import parse_names
+from pgn_export.conformance_cli import conformance_command
 from pgn_export.doctor import diagnose, machine
 from pgn_export.exporting import DTYPES, TARGETS, ExportResult, check_combination, convert
 from pgn_export.parity import DISTANCES, Figures
@@ -24,6 +25,7 @@ from pgn_export.verify import verify
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command(name="avatar")(avatar_command)
+app.command(name="conformance")(conformance_command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
@@ -52,7 +54,7 @@ def export_command(
     if not target:
         raise PgnError(
             f"--target: none given, expected one of {', '.join(TARGETS)}, a comma list, or all; "
-            f"or a command: verify, doctor, import."
+            f"or a command: avatar, conformance, verify, doctor, import."
         )
     targets = parse_names("--target", target, TARGETS)
     dtypes = parse_names("--dtype", dtype, DTYPES)

@@ -18,6 +18,7 @@ from pgn_export.doctor import machine
 from pgn_export.exporting import CONVERTERS, TARGETS
 from pgn_export.fitting.conformance import Finding, cases, measure
 from pgn_export.manifest import versions
+from pgn_export.proof import runtimes
 
 COLUMNS = {"MIL interpreter": "Core ML (MIL interpreter)"}  # where a runtime's name says too little
 INTRODUCTION = """\
@@ -33,6 +34,9 @@ tried one by one: gradients of their weights and of their inputs, for three imag
 step is that of a small avatar with every kind of block of the real one, for each preset of trained
 parameters: three photos, one or three at a time, their gradients summed. The last row follows
 Adam: how far each parameter then is from PyTorch's, relative to its largest change.
+
+The MIL interpreter is ours: it shows what coremltools made of the graphs, not Apple's kernels. On a
+Mac, Core ML itself gets a column.
 """
 
 
@@ -86,6 +90,7 @@ def _findings(targets: Sequence[str]) -> Iterator[Finding]:
 def _about(targets: Sequence[str]) -> dict[str, str]:
     """The machine, and the versions on which the figures depend."""
     packages = [package for target in targets for package in CONVERTERS[target].PACKAGES]
+    packages += ["tensorflow"] if any("TensorFlow" in runtimes(t) for t in targets) else []
     return {**machine(), **versions(tuple(dict.fromkeys(packages)))}
 
 
@@ -108,13 +113,13 @@ def _number(error: float) -> float | None:
 
 
 def _markdown(findings: Sequence[Finding], about: dict[str, str]) -> str:
-    runtimes = list(dict.fromkeys(finding.runtime for finding in findings))
+    columns = list(dict.fromkeys(finding.runtime for finding in findings))
     cells = {(finding.name, finding.runtime): _cell(finding) for finding in findings}
     gates = {finding.name: f"{finding.gate:.0e}" for finding in findings}
     rows = [
-        ["layer or step", *(COLUMNS.get(runtime, runtime) for runtime in runtimes), "gate"],
-        ["---"] * (len(runtimes) + 2),
-        *([name, *(cells[name, runtime] for runtime in runtimes), gates[name]] for name in gates),
+        ["layer or step", *(COLUMNS.get(column, column) for column in columns), "gate"],
+        ["---"] * (len(columns) + 2),
+        *([name, *(cells[name, column] for column in columns), gates[name]] for name in gates),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     lacking = [f"- {f.name}, {f.runtime}: {f.problem}" for f in findings if f.problem]
