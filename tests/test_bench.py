@@ -244,6 +244,11 @@ def test_the_demo_descends_the_true_loss_on_both_runtimes(tmp_path: Path) -> Non
     for line in losses[:2]:
         before, after = (float(word) for word in line.split("loss ")[1].split(",")[0].split(" -> "))
         assert after < 0.1 * before, line
+    (fitted,) = re.findall(r"fitted to 8 frames: MSE ([\d.]+) -> ([\d.]+), 50 steps", done.stdout)
+    assert float(fitted[1]) < 0.5 * float(fitted[0])
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 8
     page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 7 and "<svg" in page
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page), "the page loads something"
+    assert page.count("data:image/png;base64,") == 10 and "<svg" in page
+    loaded = re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']*)""", page)
+    assert loaded == ["person/index.html"], "the page loads something"
+    assert (tmp_path / "person" / "index.html").exists()
