@@ -90,7 +90,7 @@ def _findings(targets: Sequence[str]) -> Iterator[Finding]:
 def _about(targets: Sequence[str]) -> dict[str, str]:
     """The machine, and the versions on which the figures depend."""
     packages = [package for target in targets for package in CONVERTERS[target].PACKAGES]
-    packages += ["tensorflow"] if any("TensorFlow" in runtimes(t) for t in targets) else []
+    packages += ["tensorflow-cpu"] if any("TensorFlow" in runtimes(t) for t in targets) else []
     return {**machine(), **versions(tuple(dict.fromkeys(packages)))}
 
 

@@ -115,14 +115,14 @@ class Fitter:
         given = {VALUE + name for name in graphs.pack.given}
         moving = {name: array for name, array in tensors.items() if name not in given}
         self.tensors = tensors
-        self._graphs = graphs
         self._batches = batches
         self._next = {**tensors, **_empty_like(moving)}
         self._moving = tuple(moving)
         count = min(graphs.threads, len(batches))
-        self._workers = [
-            Worker(own, batches[k::count], tensors) for k, own in enumerate(graphs.shared(count))
-        ]
+        shared = graphs.shared(count)
+        # threads that wait for the next update by spinning would slow the workers down by a fifth
+        self._graphs = shared[0]
+        self._workers = [Worker(own, batches[k::count], tensors) for k, own in enumerate(shared)]
 
     @property
     def first(self) -> Worker:
