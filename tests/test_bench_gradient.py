@@ -310,7 +310,7 @@ def test_scaling_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of converters and the compiler, not ours
 def test_everything_is_exported_compiled_and_right(tmp_path: Path) -> None:
-    words = ("gradient", "--size", 64, "--rounds", 1, "--checkpoint", "pgn-nano", "--threads", 1)
+    words = ("gradient", "--size", 64, "--rounds", 1, "--checkpoint", "pgn-nano", "--threads", 2)
     losses = ("--losses", "vgg11,lpips-alex")
     shown = bench(*words, *losses, "-o", tmp_path / "r.json")
     assert shown.exit_code == 0, shown.exception

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 
 from pgn_bench import memory
-from pgn_bench.memory import Footprint, footprint, watch
+from pgn_bench.gradient import photo_task, prepare
+from pgn_bench.memory import Crashed, Footprint, footprint, watch
+from pgn_bench.providers_catalogue import Cost, Provider, Way
 from pgn_bench.providers_exported import Task
 from pgn_runtime.errors import RuntimeInputError
 
@@ -39,9 +43,14 @@ def failing(task: Task) -> Callable[[], object]:
     raise RuntimeError("no such graph")
 
 
+def dying(task: Task) -> Callable[[], object]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return lambda: None
+
+
 def slow(task: Task) -> Callable[[], object]:
     time.sleep(0.02)
-    return lambda: None
+    return lambda: task.generated
 
 
 @pytest.fixture
@@ -62,6 +71,16 @@ def test_the_peak_is_what_a_call_takes() -> None:
 def test_a_child_that_fails_is_told() -> None:
     with pytest.raises(RuntimeInputError, match="not measured.*no such graph"):
         footprint(failing, TASK)
+
+
+@pytest.mark.usefixtures("importable")
+def test_what_kills_a_child_is_not_run_here() -> None:
+    """torch.compile of 2.13 once wrote a program that wrote beyond its memory."""
+    task = photo_task(32, 1, "cpu")
+    way = Way("dying", "fp32", dying, Cost(1))
+    found = prepare([Provider("net", slow, 1, False, [way])], task, lambda _: None)
+    assert not found.ready and type(found.left_out["net, dying, fp32"]) is Crashed
+    assert "signal 11" in str(found.left_out["net, dying, fp32"])
 
 
 def test_load_time_is_that_of_building(monkeypatch: pytest.MonkeyPatch) -> None:

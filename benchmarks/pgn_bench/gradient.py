@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pgn import GateError, PgnError
 from pgn.degrade import blur
-from pgn_bench.memory import Footprint, footprint
+from pgn_bench.memory import Crashed, Footprint, footprint
 from pgn_bench.providers_catalogue import EXACT, Provider, Way
 from pgn_bench.providers_exported import Call, Task
 from pgn_bench.results import Row
@@ -133,6 +133,8 @@ def _plain(gradient: object) -> Tensor:
 def _footprint(way: Way, task: Task, say: Say) -> Footprint | None:
     try:
         return footprint(way.build, task)
+    except Crashed:
+        raise
     except RuntimeInputError as error:
         say(str(error))
         return None

@@ -30,6 +30,10 @@ CALLS = 2  # the second with what a runtime keeps
 Build = Callable[[Task], Call]
 
 
+class Crashed(RuntimeInputError):
+    """A signal ended the process: what it ran would end this one, too."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Of one provider in a fresh process."""
@@ -44,16 +48,21 @@ def footprint(build: Build, task: Task) -> Footprint:
     """Load and call a provider in a process of its own; `build` must be picklable.
 
     Raises:
-        RuntimeInputError: that process failed; with its last words.
+        Crashed: a signal ended that process.
+        RuntimeInputError: it failed; with its last words.
     """
     words = [sys.executable, "-m", "pgn_bench.memory"]
     done = subprocess.run(
         words, input=pickle.dumps((build, task)), capture_output=True, env=os.environ | ENVIRONMENT
     )
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    if done.returncode < 0:
+        raise Crashed(
+            f"a process that ran it ended by signal {-done.returncode}; 9 is often too little "
+            f"memory. {'; '.join(last):.300}"
+        )
     if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        told = "; ".join(last) or f"signal {-done.returncode}, often too little memory"
-        raise RuntimeInputError(f"memory: not measured ({told:.300}).")
+        raise RuntimeInputError(f"memory: not measured ({'; '.join(last):.300}).")
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
 
 
