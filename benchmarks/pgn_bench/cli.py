@@ -10,6 +10,7 @@ from pgn import MissingExtraError, command
 
 COMMANDS = {  # and the modules of their functions, {name}_command
     "gradient": "pgn_bench.gradient_cli",
+    "operators": "pgn_bench.operators_cli",
     "scaling": "pgn_bench.scaling_cli",
     "fit": "pgn_bench.fit_cli",
     "train": "pgn_bench.train_cli",

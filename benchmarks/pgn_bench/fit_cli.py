@@ -17,8 +17,9 @@ from pgn import command
 from pgn.memory import Work, peak_memory
 from pgn_bench import fit
 from pgn_bench.fit import LOSSES, Agreement, Seconds, Setting
-from pgn_bench.results import Result, Row, machine_name, save
-from pgn_bench.timing import Timing, machine, noise_warning
+from pgn_bench.flags import AsJson, Output, Threads, deliver
+from pgn_bench.results import Result, Row, machine_name
+from pgn_bench.timing import Timing, machine
 from pgn_export.choices import parse_names
 from pgn_runtime.artifact import MANIFEST
 from pgn_runtime.pack import read_pack
@@ -51,15 +52,13 @@ def fit_command(
         str, typer.Option(help="That PyTorch follows: vgg19, vgg11, pgn, mse, a list, or all.")
     ] = "all",
     photos: Annotated[int, typer.Option(help="Of the person.", min=1, max=64)] = 8,
-    threads: Annotated[int, typer.Option(help="Of every runtime.", min=1, max=256)] = 2,
+    threads: Threads = 2,
     rounds: Annotated[int, typer.Option(help=f"Of {fit.STEPS} timed steps.", min=1)] = 5,
     steps: Annotated[
         int, typer.Option(help="After which a pack's fit is compared with PyTorch's.", min=1)
     ] = 50,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time and memory of a step: packs on their runtimes, and eager PyTorch along other losses."""
     chosen = parse_names("--losses", losses, LOSSES)
@@ -79,12 +78,7 @@ def fit_command(
     rows = [_row(way, timings[way.name], peak) for way, peak in zip(ways, peaks, strict=True)]
     agreement = {name: asdict(found) for name, found in compared.items()}
     result = Result("fit", machine(), rows, {"photos": photos, "agreement": agreement})
-    if output:
-        save(result, output)
-    if as_json:
-        typer.echo(json.dumps(result.plain(), indent=2))
-    else:
-        _print(result, compared)
+    deliver(result, output, as_json, partial(_print, compared))
 
 
 def _setting(pack: Path, generator: str, photos: int, threads: int) -> Setting:
@@ -151,7 +145,7 @@ def _row(way: Way, timing: Timing, peak: int) -> Row:
     )
 
 
-def _print(result: Result, compared: Mapping[str, Agreement]) -> None:
+def _print(compared: Mapping[str, Agreement], result: Result) -> None:
     table = Table("gradient of", "trained", "runtime", "ms a step", "p10", "p90", "MB")
     for row in result.rows:
         times = (row.median_ms, row.p10_ms, row.p90_ms)
@@ -167,5 +161,3 @@ def _print(result: Result, compared: Mapping[str, Agreement]) -> None:
             f"{255 * found.images:.3f}/255"
         )
     typer.echo(f"{machine_name(result.machine)}, {result.settings['photos']} photos, one step")
-    if warning := noise_warning([bool(row.noisy) for row in result.rows]):
-        typer.echo(warning)

@@ -16,9 +16,9 @@ from torch import Tensor
 from pgn import GateError, PgnError
 from pgn.degrade import blur
 from pgn_bench.memory import Crashed, Footprint, footprint
-from pgn_bench.providers_catalogue import EXACT, Provider, Way
+from pgn_bench.providers_catalogue import Provider, Way
 from pgn_bench.providers_exported import Call, Task
-from pgn_bench.results import Row
+from pgn_bench.results import EXACT, Row
 from pgn_bench.timing import Timing, interleaved
 from pgn_export.parity import photos
 from pgn_runtime.errors import RuntimeInputError
@@ -49,6 +49,11 @@ class Prepared:
 
     ready: list[Ready] = field(default_factory=list)
     left_out: dict[str, ValueError] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why the rest cannot, in words."""
+        return {label: str(error) for label, error in self.left_out.items()}
 
 
 def photo_task(size: int, threads: int, device: str, batch: int = 1) -> Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,28 +15,31 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pgn import GateError, PgnError, command
-from pgn.errors import unknown_name
+from pgn_bench.flags import (
+    NO_WEIGHTS,
+    AsJson,
+    Checkpoints,
+    Output,
+    Weights,
+    deliver,
+    mega,
+    parse_counts,
+    parse_weights,
+)
 from pgn_bench.gradient import photo_task, prepare, time_rows
 from pgn_bench.providers import LOSSES, check_device
-from pgn_bench.providers_catalogue import EXACT, NETWORKS, RUNTIMES, Wanted, catalogue
+from pgn_bench.providers_catalogue import NETWORKS, RUNTIMES, Wanted, catalogue
 from pgn_bench.providers_exported import Task
-from pgn_bench.results import Result, Row, machine_name, save
-from pgn_bench.timing import BLOCK, machine, noise_warning
+from pgn_bench.results import Result, Row, fastest_exact, live_bytes, machine_name
+from pgn_bench.timing import BLOCK, machine
 from pgn_export.choices import parse_names
 
 EXACT_LOSSES = (*LOSSES, "ssim")
-WEIGHTS: list[str] = []  # typer takes the default of a repeatable option as a list
 
 
 def gradient_command(
-    checkpoint: Annotated[
-        list[str],
-        typer.Option(help="Bundled name or file; a backbone's name: untrained. Repeat."),
-    ] = list(NETWORKS),  # noqa: B006  (typer copies it)
-    weights: Annotated[
-        list[str],
-        typer.Option(metavar="LOSS=WEIGHTS", help=f"Of {', '.join(LOSSES)}; else random ones."),
-    ] = WEIGHTS,
+    checkpoint: Checkpoints = list(NETWORKS),  # noqa: B006  (typer copies it)
+    weights: Weights = NO_WEIGHTS,
     losses: Annotated[
         str, typer.Option(help=f"Exact ones: {', '.join(EXACT_LOSSES)}, a comma list, or all.")
     ] = "all",
@@ -48,10 +50,8 @@ def gradient_command(
         str, typer.Option(help=f"{', '.join(RUNTIMES)}, a comma list, or all.")
     ] = "all",
     rounds: Annotated[int, typer.Option(help=f"Blocks of {BLOCK} timed calls.", min=1)] = 6,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time one gradient of an image: exact losses, and PGNs, in every way here to compute them.
 
@@ -70,14 +70,7 @@ def gradient_command(
     rows, left_out = _measure(wanted, tasks, rounds)
     told = {label: str(error) for label, error in left_out.items()}
     result = Result("gradient", machine(), rows, settings | {"left_out": told})
-    if output:
-        save(result, output)
-    if as_json:
-        typer.echo(json.dumps(result.plain(), indent=2))
-    else:
-        print_table(result)
-    for label, reason in told.items():
-        tell(f"{label} is left out: {reason}")
+    deliver(result, output, as_json, print_table)
     for error in left_out.values():
         if isinstance(error, GateError):
             raise error
@@ -119,8 +112,8 @@ def print_table(result: Result) -> None:
             f"{row.p90_ms:.1f}",
             f"{row.cpu_ms:.1f}",
             f"{base / row.median_ms:.1f}" if base else "",
-            f"{_mega(row.peak_bytes)} / {_mega(live_bytes(row))}",
-            _mega(row.file_bytes),
+            f"{mega(row.peak_bytes)} / {mega(live_bytes(row))}",
+            mega(row.file_bytes),
             "" if row.load_ms is None else f"{row.load_ms / 1000:.1f}",
             "" if row.cosine is None else f"{row.cosine:.3f}",
         )
@@ -129,61 +122,6 @@ def print_table(result: Result) -> None:
         f"{machine_name(result.machine)}; * random weights, time only; ~ noisy; peak: above the "
         f"loaded process; counted: tensors that live at once, without weights"
     )
-    if warning := noise_warning([bool(row.noisy) for row in result.rows]):
-        tell(warning)
-
-
-def fastest_exact(rows: Sequence[Row], threads: int) -> float | None:
-    """Milliseconds of exact VGG-19 in its best float32 form, at a number of threads."""
-    found = [
-        row.median_ms
-        for row in rows
-        if (row.provider, row.dtype, row.threads) == (EXACT, "fp32", threads)
-    ]
-    return min(found, default=None)
-
-
-def live_bytes(row: Row) -> int | None:
-    """The formula without its weights: what peak memory above the loaded process is held to."""
-    if row.formula_bytes is None or row.parameters is None:
-        return None
-    return row.formula_bytes - 4 * row.parameters
-
-
-def parse_counts(flag: str, text: str, least: int, most: int) -> list[int]:
-    """ "1,2" to [1, 2], each once.
-
-    Raises:
-        PgnError: anything but a comma list of `least` to `most`.
-    """
-    found = [int(part) if part.strip().isdecimal() else -1 for part in text.split(",")]
-    if not all(least <= count <= most for count in found):
-        raise PgnError(f"{flag}: got '{text}', expected {least} to {most}, or a comma list.")
-    return list(dict.fromkeys(found))
-
-
-def parse_weights(pairs: Sequence[str]) -> dict[str, str]:
-    """["vgg16=FILE"] to {"vgg16": "FILE"}.
-
-    Raises:
-        PgnError: no such pair, or no such loss.
-    """
-    found = dict(pair.partition("=")[::2] for pair in pairs)
-    for name, value in found.items():
-        if name not in LOSSES:
-            raise unknown_name("--weights", name, LOSSES)
-        if not value:
-            raise PgnError(f"--weights: got '{name}', expected LOSS=WEIGHTS, as {name}=FILE.")
-    return found
-
-
-def tell(text: str) -> None:
-    """One line on stderr."""
-    command.stderr.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-def _mega(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:.1f}"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,11 @@ from rich.table import Table
 import pgn
 from pgn import PgnError, command
 from pgn.checkpoint import BUNDLED
-from pgn_bench.gradient_cli import tell
-from pgn_bench.phone import BLOCKS, Measured, Plan, find_model, measure
+from pgn_bench.flags import AsJson, Output, deliver, mega, tell
+from pgn_bench.phone import BLOCKS, Plan, find_model, measure
 from pgn_bench.phone_adb import Phone, connect, describe, thermal_status
 from pgn_bench.phone_tools import LITERT, ONNXRUNTIME, Tool
-from pgn_bench.results import Result, machine_name, save
+from pgn_bench.results import Result, machine_name
 from pgn_export import export
 from pgn_runtime.files import sha256
 
@@ -45,10 +44,8 @@ def phone_command(
     ] = None,
     threads: Annotated[int, typer.Option(help="Big cores of the phone.", min=1, max=64)] = 4,
     runs: Annotated[int, typer.Option(help="Timed calls of each.", min=BLOCKS, max=10_000)] = 300,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time gradients on an Android phone with the stock programs of LiteRT and ONNX Runtime.
 
@@ -69,12 +66,7 @@ def phone_command(
                 find_model(path, programs) for path in artifacts or _bundled(programs, Path(folder))
             ]
         result = _measure(phone, Plan(models, programs, threads, runs))
-    if output:
-        save(result, output)
-    if as_json:
-        typer.echo(json.dumps(result.plain(), indent=2))
-    else:
-        _print(result)
+    deliver(result, output, as_json, _print)
 
 
 def _bundled(programs: Mapping[Tool, Path], folder: Path) -> list[Path]:
@@ -93,9 +85,10 @@ def _measure(phone: Phone, plan: Plan) -> Result:
         bar = progress.add_task("measuring", total=BLOCKS + 1)
         found = measure(phone, plan, lambda: progress.advance(bar))
     thermal = {"before": before, "after": thermal_status(phone)}
-    _tell(found, thermal)
+    _warn_of_heat(thermal)
     if not found.rows:
-        raise PgnError("phone: nothing was measured, for the reasons above.")
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in found.left_out.items())
+        raise PgnError(f"phone: nothing was measured. {reasons}")
     settings = {
         "blocks": BLOCKS,
         "calls": plan.calls,
@@ -106,9 +99,7 @@ def _measure(phone: Phone, plan: Plan) -> Result:
     return Result("phone", machine, found.rows, settings)
 
 
-def _tell(found: Measured, thermal: Mapping[str, str | None]) -> None:
-    for label, reason in found.left_out.items():
-        tell(f"{label} is left out: {reason}")
+def _warn_of_heat(thermal: Mapping[str, str | None]) -> None:
     for when, status in thermal.items():
         if status not in (None, "none"):
             tell(
@@ -137,8 +128,8 @@ def _print(result: Result) -> None:
             f"{row.median_ms:.2f}" + (" ~" if row.noisy else ""),
             f"{row.p10_ms:.2f}",
             f"{row.p90_ms:.2f}",
-            _mega(row.peak_bytes),
-            _mega(row.details.get("process_bytes")),
+            mega(row.peak_bytes),
+            mega(row.details.get("process_bytes")),
             "-" if row.load_ms is None else f"{row.load_ms:.1f}",
         )
     command.stdout().print(table)
@@ -146,7 +137,3 @@ def _print(result: Result) -> None:
         f"{machine_name(result.machine)}, {result.machine['system']}; times over {BLOCKS} runs of "
         f"a program; ~ noisy; peak: above the loaded model"
     )
-
-
-def _mega(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:.1f}"

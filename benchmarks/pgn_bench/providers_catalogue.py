@@ -24,7 +24,6 @@ from pgn_export.exporting import CONVERTERS
 from pgn_export.graph import Conversion, Graph, has_target_branch, trace
 from pgn_export.source import CACHED, TARGET_FEATURES, WHOLE, Options, Source
 
-EXACT = "exact vgg19"
 NETWORKS = ("pgn-lite", "pgn-nano", "resnet4", "resnet6", "resnet8", "unet")
 RUNTIMES = ("torch", "onnxruntime", "litert")
 DTYPES = ("fp32", "fp16", "int8")  # of exports
@@ -56,6 +55,7 @@ class Way:
     dtype: str
     build: Build
     cost: Cost
+    files: Files | None = None  # where it runs an export
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Provider:
                 self.left_out[self.label(runtime, dtype)] = error
                 continue
             measured = replace(cost, file_bytes=files.bytes)
-            self.ways.append(Way(runtime, dtype, partial(run_files, files), measured))
+            self.ways.append(Way(runtime, dtype, partial(run_files, files), measured, files))
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,7 @@ def run_files(files: Files, task: Task) -> Call:
         MissingBackendError: it is not installed.
     """
     session = backends.load(files.graph, task.threads)
-    seen = {"target": task.target}
-    if files.of_target:
-        seen = backends.load(files.of_target, task.threads).run(seen)
-    inputs = {"generated": task.generated, **seen}
+    inputs = inputs_of(files, task)
 
     def call() -> Pixels:
         outputs = session.run(inputs)
@@ -57,3 +54,11 @@ def run_files(files: Files, task: Task) -> Call:
         return closed_form(task.generated, task.target, outputs["proxy"], files.alpha, 0.0)
 
     return call
+
+
+def inputs_of(files: Files, task: Task) -> dict[str, Pixels]:
+    """What the graph takes; features of the target are computed. Errors as `run_files`."""
+    seen = {"target": task.target}
+    if files.of_target:
+        seen = backends.load(files.of_target, task.threads).run(seen)
+    return {"generated": task.generated, **seen}

@@ -11,7 +11,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,8 @@ from pgn.errors import PgnError
 from pgn.files import atomic_path
 
 SCHEMA = 1
-KINDS = ("gradient", "scaling", "fit", "train", "phone", "browser")
+KINDS = ("gradient", "operators", "scaling", "fit", "train", "phone", "browser")
+EXACT = "exact vgg19"  # the provider that all others are held against
 MAX_BYTES = 16 * 2**20
 MAX_ROWS = 10_000
 MAX_TEXT = 2000  # characters of any text
@@ -197,6 +198,23 @@ def _check_row(row: Row, source: str) -> None:
         raise PgnError(f"result: {source}: p10, median and p90 are in no order.")
     if row.cosine is not None and not abs(row.cosine) <= 1 + 1e-6:
         raise PgnError(f"result: {source}: cosine is {row.cosine}, expected -1 to 1.")
+
+
+def fastest_exact(rows: Sequence[Row], threads: int) -> float | None:
+    """Milliseconds of exact VGG-19 in its best float32 form, at a number of threads."""
+    found = [
+        row.median_ms
+        for row in rows
+        if (row.provider, row.dtype, row.threads) == (EXACT, "fp32", threads)
+    ]
+    return min(found, default=None)
+
+
+def live_bytes(row: Row) -> int | None:
+    """The formula without its weights: what peak memory above the loaded process is held to."""
+    if row.formula_bytes is None or row.parameters is None:
+        return None
+    return row.formula_bytes - 4 * row.parameters
 
 
 def machine_name(machine: Mapping[str, Any]) -> str:

@@ -137,7 +137,7 @@ def _measure(wanted: Wanted, task: Task) -> tuple[list[Row], dict[str, str]]:
         plain = [way for way in provider.ways if way.runtime in wanted.runtimes]
         prepared = prepare([replace(provider, ways=plain)], task, lambda _: None)
         rows = time_rows(prepared, task, ROUNDS)
-    return rows, {label: str(error) for label, error in prepared.left_out.items()}
+    return rows, prepared.reasons
 
 
 def _with_fraction(row: Row, rate: float) -> Row:

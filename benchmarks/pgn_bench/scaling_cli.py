@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,12 +9,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgn import PgnError, command
-from pgn_bench.gradient_cli import WEIGHTS, parse_counts, parse_weights, tell
+from pgn_bench.flags import (
+    NO_WEIGHTS,
+    AsJson,
+    Checkpoints,
+    Output,
+    Threads,
+    Weights,
+    deliver,
+    mega,
+    parse_counts,
+    parse_weights,
+)
 from pgn_bench.providers import check_device
 from pgn_bench.providers_catalogue import Wanted
-from pgn_bench.results import Result, machine_name, save
+from pgn_bench.results import Result, machine_name
 from pgn_bench.scaling import BATCHES, SIZES, exponents, matmul_rate, points, sweep
-from pgn_bench.timing import machine, noise_warning
+from pgn_bench.timing import machine
 from pgn_export.choices import parse_names
 
 NETWORKS = ("pgn-lite", "pgn-nano", "resnet4", "unet")
@@ -24,24 +33,17 @@ RUNTIMES = ("torch", "onnxruntime")
 
 
 def scaling_command(
-    checkpoint: Annotated[
-        list[str],
-        typer.Option(help="Bundled name or file; a backbone's name: untrained. Repeat."),
-    ] = list(NETWORKS),  # noqa: B006  (typer copies it)
-    weights: Annotated[
-        list[str], typer.Option(metavar="LOSS=WEIGHTS", help="Of vgg19; else its usual ones.")
-    ] = WEIGHTS,
+    checkpoint: Checkpoints = list(NETWORKS),  # noqa: B006  (typer copies it)
+    weights: Weights = NO_WEIGHTS,
     sizes: Annotated[str, typer.Option(help="Pixels.")] = ",".join(map(str, SIZES)),
     batches: Annotated[str, typer.Option(help="Of the smallest size.")] = ",".join(
         map(str, BATCHES)
     ),
-    threads: Annotated[int, typer.Option(help="Of every runtime.", min=1, max=256)] = 2,
+    threads: Threads = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     runtime: Annotated[str, typer.Option(help="torch, onnxruntime, or both: all.")] = "torch",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time and memory of one gradient against pixels and batch: exact VGG-19, and PGNs.
 
@@ -67,14 +69,7 @@ def scaling_command(
         "sgemm_gmacs": rate / 1e9,  # a second
     }
     result = Result("scaling", machine(), rows, settings)
-    if output:
-        save(result, output)
-    if as_json:
-        typer.echo(json.dumps(result.plain(), indent=2))
-    else:
-        _print(result)
-    for label, reason in left_out.items():
-        tell(f"{label} is left out: {reason}")
+    deliver(result, output, as_json, _print)
 
 
 def _print(result: Result) -> None:
@@ -86,7 +81,7 @@ def _print(result: Result) -> None:
             str(row.size),
             str(row.batch),
             f"{row.median_ms:.1f}" + (" ~" if row.noisy else ""),
-            "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
+            mega(row.peak_bytes),
             f"{100 * row.details['sgemm_fraction']:.0f} %",
         )
     command.stdout().print(table)
@@ -97,5 +92,3 @@ def _print(result: Result) -> None:
         f"{machine_name(result.machine)}: {result.settings['sgemm_gmacs']:.0f} GMACs a second in "
         f"products of matrices; ~ noisy; peak: above the loaded process"
     )
-    if warning := noise_warning([bool(row.noisy) for row in result.rows]):
-        tell(warning)

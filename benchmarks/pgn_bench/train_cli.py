@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,8 @@ from pgn import command
 from pgn.distill import bank, recipes
 from pgn.distill.options import DistillOptions
 from pgn.errors import PgnError
-from pgn_bench.results import Result, Row, save
+from pgn_bench.flags import AsJson, Output, deliver
+from pgn_bench.results import Result, Row, machine_name
 from pgn_bench.timing import machine
 from pgn_bench.train import PLAIN, Comparison, compare_loops, rounds
 
@@ -31,10 +32,8 @@ def train_command(
         list[str], typer.Option("--set", help="Any setting: --set backbone=unet.")
     ] = SETTINGS,
     steps: Annotated[int, typer.Option(help="Timed steps of each loop.", min=1)] = 12,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time steps of our distillation loop, with and without replay, and of the plain loop.
 
@@ -49,12 +48,7 @@ def train_command(
         task = progress.add_task("rounds", total=rounds(steps))
         found = compare_loops(options, steps, lambda: progress.advance(task))
     result = _result(recipe, options, found)
-    if output:
-        save(result, output)
-    if as_json:
-        typer.echo(json.dumps(result.plain(), indent=2))
-    else:
-        _print(options, found)
+    deliver(result, output, as_json, partial(_print, options, found))
 
 
 def _result(recipe: str, options: DistillOptions, found: Comparison) -> Result:
@@ -85,7 +79,7 @@ def _result(recipe: str, options: DistillOptions, found: Comparison) -> Result:
     return Result("train", machine(), rows, settings)
 
 
-def _print(options: DistillOptions, found: Comparison) -> None:
+def _print(options: DistillOptions, found: Comparison, result: Result) -> None:
     table = Table("loop", "step, ms", "p90", "new images/s", "times", "learnt images/s", "times")
     for name, speed in found.speeds.items():
         times = found.times(name)
@@ -100,7 +94,7 @@ def _print(options: DistillOptions, found: Comparison) -> None:
         )
     command.stdout(100).print(table)
     typer.echo(
-        f"{machine()['processor']}, {found.device}, {torch.get_num_threads()} threads; "
+        f"{machine_name(result.machine)}, {found.device}, {torch.get_num_threads()} threads; "
         f"{options.backbone}, batches of {options.batch} crops of {options.crop}x{options.crop}; "
         f"ours in {found.precision}, cosine of its teacher's gradient {found.teacher_cosine:.4f}"
     )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pgn_bench.gradient_cli import tell
+from pgn_bench.flags import tell
 from pgn_bench.report.page import make, write
 from pgn_bench.results import load
 

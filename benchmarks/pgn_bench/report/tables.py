@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgn_bench.gradient_cli import fastest_exact, live_bytes
 from pgn_bench.report.settings import Setting
-from pgn_bench.results import Result, Row, machine_name
+from pgn_bench.results import Result, Row, fastest_exact, live_bytes, machine_name
 from pgn_bench.scaling import exponents
 
 MEASURED = (

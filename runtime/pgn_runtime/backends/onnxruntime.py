@@ -18,16 +18,9 @@ def load(path: Path, threads: int) -> Session:
         import onnxruntime
     except ImportError:
         raise MissingBackendError("onnxruntime", "onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Memory is what lives at a time, no more: a pattern is one more block for all tensors, beside
-    # those of the first run; reuse keeps a block between the tensors that take turns in it. Both
-    # off, pgn-lite takes half the memory, and no call is slower.
-    options.enable_mem_pattern = False
-    options.enable_mem_reuse = False
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path), session_options(threads), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its exceptions share no base class of their own
         raise RuntimeInputError(f"model: ONNX Runtime refuses {path} ({error}).") from None
@@ -46,6 +39,20 @@ def load(path: Path, threads: int) -> Session:
         return dict(outputs)
 
     return Session(run, shapes, tuple(output_shapes), "onnxruntime")
+
+
+def session_options(threads: int) -> Any:
+    """How every graph is run; onnxruntime must be installed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Memory is what lives at a time, no more: a pattern is one more block for all tensors, beside
+    # those of the first run; reuse keeps a block between the tensors that take turns in it. Both
+    # off, pgn-lite takes half the memory, and no call is slower.
+    options.enable_mem_pattern = False
+    options.enable_mem_reuse = False
+    return options
 
 
 def _shapes(values: list[Any]) -> dict[str, Shape]:
