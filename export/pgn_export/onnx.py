@@ -1,4 +1,4 @@
-"""ONNX: torch.onnx (dynamo) from the traced graph, then onnxsim, then the precision asked for."""
+"""ONNX: torch.onnx (dynamo) from the traced graph, onnxsim, our rewriting, the precision."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def export(conversion: Conversion, path: Path) -> None:
         import onnxscript  # noqa: F401  (torch.onnx needs it)
         import onnxsim
 
-        from pgn_export import onnx_precision
+        from pgn_export import onnx_precision, onnx_rewrite
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from None
     graph = conversion.graph
     model, valid = onnxsim.simplify(_convert(graph))
     if not valid:
         raise RuntimeError("onnxsim changed the graph's outputs")
+    model = onnx_rewrite.rewrite(model)
     model = onnx_precision.lower(model, conversion.dtype, graph.module)
     _name_dimensions(model, graph.free_axes)
     _describe(model, conversion.metadata)
@@ -46,8 +47,6 @@ def export(conversion: Conversion, path: Path) -> None:
 
 
 def _convert(graph: Graph) -> Any:
-    from onnxscript.rewriter import pattern, rewrite
-
     try:
         program = torch.onnx.export(
             graph.program,
@@ -63,13 +62,7 @@ def _convert(graph: Graph) -> Any:
             raise
         raise lacking("onnx", found[1], graph.program) from error
     assert program is not None
-    # torch.rsqrt comes as three operations. As a quotient it has one value fewer to round: small
-    # differences times large reciprocals are at the edges of float16.
-    rsqrt = pattern.RewriteRule(
-        lambda op, x, y: op.Mul(x, op.Reciprocal(op.Sqrt(y))),
-        lambda op, x, y: op.Div(x, op.Sqrt(y)),
-    )
-    return rewrite(program.model_proto, [rsqrt])
+    return program.model_proto
 
 
 def _name_dimensions(model: Any, free_axes: dict[int, str]) -> None:

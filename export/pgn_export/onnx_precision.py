@@ -23,6 +23,7 @@ from torch import nn
 from pgn_export.precision import float_size
 
 FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 ARITHMETIC = ("Add", "Sub", "Mul", "Sqrt")
 
 
@@ -87,7 +88,7 @@ def _between_convolutions(graph: ir.Graph, float_size: int) -> set[ir.Node]:
             after.add(node)
     before: set[ir.Node] = set()
     for node in reversed(graph):
-        if node.op_type == "Conv" or any(behind in before for behind in node.successors()):
+        if node.op_type in CONVOLUTIONS or any(behind in before for behind in node.successors()):
             before.add(node)
     return {
         node
