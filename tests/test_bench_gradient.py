@@ -1,52 +1,28 @@
-"""`pgn-bench gradient` and `scaling`: what is timed is right; what is wrong is told, not timed."""
+"""`pgn-bench gradient`: what is timed is right; what is wrong is told, not timed."""
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from fake_providers import FOOTPRINT, TASK, bench, provider
 
 from pgn import ConversionError, GateError, PgnError
 from pgn.teachers import PerceptualLoss
-from pgn_bench import gradient, gradient_cli, providers, scaling
-from pgn_bench.cli import app
-from pgn_bench.gradient import AGREEMENT, check_agreement, cosine, photo_task, prepare
-from pgn_bench.memory import Footprint
+from pgn_bench import gradient, gradient_cli, providers
+from pgn_bench.gradient import AGREEMENT, check_agreement, cosine, prepare
 from pgn_bench.providers import RANDOM, Uncompiled, compiled_gradient, eager_loss, ssim
-from pgn_bench.providers_catalogue import Cost, Provider, Wanted, Way, catalogue
-from pgn_bench.providers_exported import Call, Task
-from pgn_bench.results import Row, load
-from pgn_bench.scaling import Point, exponents, points, slope
-
-FOOTPRINT = Footprint(1000.0, 10.0, 2_000_000)
-TASK = photo_task(32, 1, "cpu")
-
-
-def bench(*words: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, words)))
-
-
-def pulls(scale: float, task: Task) -> Call:
-    """A gradient towards the target; of a negative scale a wrong one."""
-    return lambda: scale * (task.generated - task.target)
-
-
-def provider(name: str, *scales: float, random: bool = False) -> Provider:
-    """A way for each scale; the reference has 1."""
-    cost = Cost(1_000_000, 5_000_000, 300)
-    ways = [Way(f"way {s}", "fp32", partial(pulls, s), cost) for s in scales]
-    return Provider(name, partial(pulls, 1.0), 1000, random, ways)
+from pgn_bench.providers_catalogue import Provider, Wanted, catalogue
+from pgn_bench.providers_exported import Task
+from pgn_bench.results import load
 
 
 @pytest.fixture
@@ -245,66 +221,6 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 5 and "lightning is not installed" in done.stderr, done.stderr
-
-
-def row(size: int, batch: int, median: float, peak: int | None = None) -> Row:
-    return Row(
-        "net", "torch", "cpu", size, batch, 1, "fp32", median, median, median, 3, peak_bytes=peak
-    )
-
-
-def test_points_are_both_sweeps() -> None:
-    assert points([128, 256], [1, 4]) == [Point(128, 1), Point(256, 1), Point(128, 4)]
-    assert Point(128, 4).pixels == 65536
-
-
-def test_exponents_are_those_of_the_law() -> None:
-    assert slope([(1, 3.0), (10, 300.0), (100, 30_000.0)]) == pytest.approx(2.0)
-    rows = [row(s, 1, 1e-3 * s**2.2, 7 * s**2) for s in (32, 64, 128)]
-    rows += [row(32, b, 1e-3 * 32**2.2 * math.sqrt(b)) for b in (4, 16)]
-    (found,) = exponents(rows)
-    assert found["time ~ pixels^"] == pytest.approx(1.1)
-    assert found["memory ~ pixels^"] == pytest.approx(1.0)
-    assert found["time ~ batch^"] == pytest.approx(0.5)
-    assert "memory ~ batch^" not in found, "one point"
-    assert exponents([]) == []
-
-
-def test_a_sweep_stops_before_the_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    way = replace(provider("net", 1.0).ways[0], runtime="torch")
-    one = replace(provider("net"), ways=[way, replace(way, runtime="torch.compile")])
-    monkeypatch.setattr(scaling, "catalogue", lambda *_: iter([one]))
-    monkeypatch.setattr(gradient, "footprint", lambda build, task: FOOTPRINT)
-    monkeypatch.setattr(scaling, "free_memory", lambda _: 4 * 2 * 5_000_000 + 1)
-    wanted = Wanted(("net",), losses=(), runtimes=("torch",), dtypes=("fp32",))
-    where = [Point(32, 1), Point(64, 1), Point(96, 1)]
-    rows, left_out = scaling.sweep(wanted, where, 1, "cpu", 1e9, lambda _: None)
-    assert [r.size for r in rows] == [32, 64] and {r.runtime for r in rows} == {"torch"}
-    assert left_out.keys() == {"net, 96 px, batch 1"} and "GiB" in left_out["net, 96 px, batch 1"]
-    for each in rows:
-        fraction = each.details["sgemm_fraction"]
-        assert fraction == pytest.approx(1e6 / (each.median_ms / 1000) / 1e9)
-
-
-def test_scaling_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = [replace(provider("", 1.0).ways[0], runtime="torch")]
-    monkeypatch.setattr(
-        scaling,
-        "catalogue",
-        lambda wanted, *_: iter(
-            [replace(provider(n), ways=ways) for n in (*wanted.losses, *wanted.networks)]
-        ),
-    )
-    monkeypatch.setattr(gradient, "footprint", lambda build, task: FOOTPRINT)
-    words = ("scaling", "--sizes", "32,64", "--batches", "1,2", "--checkpoint", "nano")
-    shown = bench(*words, "--threads", 1, "-o", tmp_path / "s.json")
-    assert shown.exit_code == 0, shown.exception
-    result = load(tmp_path / "s.json")
-    assert result.kind == "scaling" and len(result.rows) == 6
-    assert len(result.settings["exponents"]) == 2 and result.settings["sgemm_gmacs"] > 0
-    assert "time ~ pixels^" in shown.stdout and "vgg19" in shown.stdout
-    for each in result.rows:
-        assert each.details["sgemm_fraction"] > 0
 
 
 @pytest.mark.slow

@@ -42,6 +42,36 @@ def study(*words: object) -> Any:
     return CliRunner().invoke(app, [str(w) for w in ("dip", *flags, *words)])
 
 
+def test_recorded_figures_travel_and_the_study_goes_on(folder: Path, tmp_path: Path) -> None:
+    words = ("--images", folder, "--count", 2, "-o", tmp_path / "out", "--json")
+    done = study(*words, "--record", tmp_path / "cards")
+    assert done.exit_code == 0, done.output
+    rows = {row["run"]: row for row in json.loads(done.stdout)["runs"]}
+    card = tmp_path / "cards" / "pgn-lite.safetensors"
+    info = pgn.load(card).info["deep_image_prior"]
+    assert (info["photos"], info["size"], info["steps"]) == (2, SIZE, 2)
+    assert info["rows"] == [
+        {
+            "mse_weight": weight,
+            "gap_closed": rows[name]["gap_closed"],
+            "interval_95": rows[name]["gap_interval"],
+        }
+        for weight, name in ((0.0, "pgn-lite"), (20.0, "pgn-lite+20mse"))
+    ]
+    changed = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("pgn-lite*.json")}
+    again = study(*words, "--checkpoint", card)
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == json.loads(done.stdout), "the same network in another file"
+    assert changed == {path: path.stat().st_mtime_ns for path in changed}, "nothing is fitted again"
+
+
+def test_without_baselines_there_is_nothing_to_record(folder: Path, tmp_path: Path) -> None:
+    words = ("--images", folder, "--no-baselines", "--record", tmp_path / "cards")
+    refused = study(*words, "-o", tmp_path / "out")
+    assert isinstance(refused.exception, PgnError) and "--baselines" in str(refused.exception)
+    assert not (tmp_path / "cards").exists()
+
+
 def test_a_study_is_written_printed_and_reprinted_without_fits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +146,7 @@ def test_other_settings_and_other_checkpoints_are_refused(folder: Path, tmp_path
         error = study(*words, flag, value).exception
         assert isinstance(error, PgnError), error
         assert f"other settings ({named}: " in str(error)
-    net.info["note"] = "another"
+    next(net.parameters()).data *= 2
     pgn.save(net, own)
     with pytest.raises(PgnError, match=r"own.json was made by another checkpoint"):
         raise study(*words, "--checkpoint", own).exception

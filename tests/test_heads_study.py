@@ -218,7 +218,7 @@ def test_other_settings_checkpoints_and_damaged_files_are_refused(
         ("--learning-rate", 1e-4, "learning_rate"),
     ):
         assert f"other settings ({named}: " in refusal(*words, flag, value)
-    net.info["note"] = "another"
+    next(net.parameters()).data *= 2
     pgn.save(net, own)
     assert "own.json was made by another checkpoint" in refusal(*words)
     damaged = tmp_path / "out" / f"synthetic-{HELD_OUT}" / "mse.json"
@@ -230,7 +230,7 @@ def test_other_settings_checkpoints_and_damaged_files_are_refused(
         damaged.write_text(text)
         assert re.search(r"mse.json.*Delete it", refusal(*words))
     damaged.write_text(json.dumps(whole))
-    del net.info["note"]
+    next(net.parameters()).data /= 2
     pgn.save(net, own)
     (tmp_path / "out" / "memory.json").write_text('{"mse": "x"}')
     assert re.search(r"memory.json is damaged. Delete it", refusal(*words))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from pgn.avatar import PersonalGenerator
 from pgn.avatar.finetune import FineTuneOptions, fine_tune
 from pgn.avatar.guidance import Guidance, exact, mean_squared, predicted
 from pgn.memory import Work
+from pgn_bench.energy import Meter
 from pgn_bench.providers import load_loss
 from pgn_bench.timing import REST, Timing
 from pgn_export.fitting import selftest
@@ -104,18 +106,29 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Times of one step, STEPS of each in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    joules: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             time.sleep(REST)
-            run(1)
-            seconds[name] += run(STEPS)
+            _, of_one = _metered(run, 1)
+            taken, of_all = _metered(run, STEPS)
+            seconds[name] += taken
+            if of_one is not None and of_all is not None:
+                # what both spend before their first step is no step's
+                joules[name].append((of_all - of_one) / (STEPS - 1))
         advance()
-    return {name: _timing(values) for name, values in seconds.items()}
+    return {name: _timing(values, joules[name]) for name, values in seconds.items()}
 
 
-def _timing(seconds: list[float]) -> Timing:
-    p10, median, p90 = (float(value) for value in 1000 * np.percentile(seconds, (10, 50, 90)))
-    return Timing(median, p10, p90, len(seconds))
+def _metered(run: Seconds, steps: int) -> tuple[list[float], float | None]:
+    """Seconds of each step, and joules of all."""
+    meter = Meter()
+    return run(steps), meter.joules()
+
+
+def _timing(seconds: list[float], joules: list[float]) -> Timing:
+    p10, middle, p90 = (float(value) for value in 1000 * np.percentile(seconds, (10, 50, 90)))
+    return Timing(middle, p10, p90, len(seconds), joules=median(joules) if joules else None)
 
 
 def memory_in_pytorch(setting: Setting, loss: str) -> Work:

@@ -140,19 +140,21 @@ def _row(way: Way, timing: Timing, peak: int) -> Row:
         p90_ms=timing.p90_ms,
         calls=timing.calls,
         peak_bytes=peak,
+        joules=timing.joules,
         noisy=timing.noisy,
         details={"preset": way.setting.preset},
     )
 
 
 def _print(compared: Mapping[str, Agreement], result: Result) -> None:
-    table = Table("gradient of", "trained", "runtime", "ms a step", "p10", "p90", "MB")
+    table = Table("gradient of", "trained", "runtime", "ms a step", "p10", "p90", "J", "MB")
     for row in result.rows:
         times = (row.median_ms, row.p10_ms, row.p90_ms)
         memory = f"{(row.peak_bytes or 0) / 1e6:.0f}"
         runtime = RUNTIMES.get(row.runtime, "PyTorch")
         preset = str(row.details["preset"])
-        table.add_row(row.provider, preset, runtime, *(f"{t:.0f}" for t in times), memory)
+        energy = "-" if row.joules is None else f"{row.joules:.1f}"
+        table.add_row(row.provider, preset, runtime, *(f"{t:.0f}" for t in times), energy, memory)
     command.stdout(110).print(table)
     for name, found in compared.items():
         typer.echo(

@@ -26,10 +26,10 @@ from pgn_bench.flags import (
 )
 from pgn_bench.gradient import photo_task, prepare, time_rows
 from pgn_bench.operators import Operator, in_products, profile
+from pgn_bench.peak import matmul_rate
 from pgn_bench.providers import LOSSES
 from pgn_bench.providers_catalogue import NETWORKS, Wanted, catalogue
 from pgn_bench.results import Result, Row, machine_name
-from pgn_bench.scaling import matmul_rate
 from pgn_bench.timing import machine
 from pgn_export.choices import parse_names
 

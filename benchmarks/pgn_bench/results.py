@@ -52,6 +52,7 @@ class Row:
     p90_ms: float
     calls: int
     cpu_ms: float | None = None  # of all threads, median of a call
+    joules: float | None = None  # of the processor, of a call, where the system tells
     load_ms: float | None = None  # until it can be called: reading, compiling, packing weights
     peak_bytes: int | None = None  # highest above the loaded process
     formula_bytes: int | None = None  # weights and live activations, by counting tensors

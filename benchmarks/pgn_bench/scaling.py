@@ -7,7 +7,6 @@ network of convolutions could reach if nothing else took time.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from pgn_export.sizes import available_memory
 
 SIZES = (128, 256, 512, 1024)  # pixels, one image
 BATCHES = (1, 2, 4, 8, 16, 32)  # of images of the smallest size
-MATRIX = 2048  # side of the square matrices whose product is timed
 ROUNDS = 1  # of timed blocks a point; growth by factors of four needs no more
 MARGIN = 2.0  # times the counted memory must be free: a runtime needs more than the tensors
 
@@ -54,7 +52,7 @@ def sweep(
     Each point's memory is foreseen from the first one's: what would not fit is left out.
 
     Args:
-        rate: `matmul_rate`, of which each row's details tell the fraction that it reaches.
+        rate: pgn_bench.peak's, of which each row's details tell the fraction that it reaches.
     """
     rows: list[Row] = []
     left_out: dict[str, str] = {}
@@ -104,20 +102,6 @@ def slope(values: Sequence[tuple[float, float]]) -> float:
     """k of y = c * x^k through points (x, y), all positive, by least squares of logarithms."""
     x, y = np.log(np.array(values, dtype=np.float64)).T
     return float(np.polyfit(x, y, 1)[0])
-
-
-def matmul_rate(threads: int, device: str) -> float:
-    """Multiply-accumulates a second of a product of float32 matrices: the best of a few."""
-    torch.set_num_threads(threads)
-    a, b = torch.rand(2, MATRIX, MATRIX, device=device)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return MATRIX**3 / best
 
 
 def free_memory(device: str) -> float:

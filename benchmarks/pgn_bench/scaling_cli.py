@@ -21,10 +21,11 @@ from pgn_bench.flags import (
     parse_counts,
     parse_weights,
 )
+from pgn_bench.peak import matmul_rate
 from pgn_bench.providers import check_device
 from pgn_bench.providers_catalogue import Wanted
 from pgn_bench.results import Result, machine_name
-from pgn_bench.scaling import BATCHES, SIZES, exponents, matmul_rate, points, sweep
+from pgn_bench.scaling import BATCHES, SIZES, exponents, points, sweep
 from pgn_bench.timing import machine
 from pgn_export.choices import parse_names
 

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+
+from pgn_bench.energy import Meter
 
 WARM_UP = 3  # calls of each before the first round
 BLOCK = 3  # timed calls in a row
@@ -29,6 +32,7 @@ class Timing:
     p90_ms: float
     calls: int
     cpu_ms: float | None = None  # median of what all threads of the process took, where measured
+    joules: float | None = None  # of the processor, median over blocks, where the system tells
 
     @property
     def noisy(self) -> bool:
@@ -52,13 +56,17 @@ def interleaved(
         for _ in range(WARM_UP):
             call()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    joules: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(REST)
             call()
+            meter = Meter()
             seconds[name] += [_seconds(call) for _ in range(BLOCK)]
+            if (used := meter.joules()) is not None:
+                joules[name].append(used / BLOCK)
         advance()
-    return {name: _summary(values) for name, values in seconds.items()}
+    return {name: _summary(values, joules[name]) for name, values in seconds.items()}
 
 
 def noise_warning(noisy: Sequence[bool]) -> str:
@@ -79,10 +87,11 @@ def _seconds(call: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - start_cpu
 
 
-def _summary(seconds: list[tuple[float, float]]) -> Timing:
+def _summary(seconds: list[tuple[float, float]], joules: list[float]) -> Timing:
     wall, cpu = 1000 * np.array(seconds).T
-    p10, median, p90 = (float(value) for value in np.percentile(wall, (10, 50, 90)))
-    return Timing(median, p10, p90, len(wall), float(np.median(cpu)))
+    p10, middle, p90 = (float(value) for value in np.percentile(wall, (10, 50, 90)))
+    typical = median(joules) if joules else None
+    return Timing(middle, p10, p90, len(wall), float(np.median(cpu)), typical)
 
 
 def machine() -> dict[str, object]:

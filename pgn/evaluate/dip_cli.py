@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pgn import PGN, PgnError
 from pgn import checkpoint as checkpoints
 from pgn.evaluate.dip import Run, baselines, fit, judge, pgn_run
 from pgn.evaluate.dip_page import write_dip_page
@@ -21,7 +22,10 @@ from pgn.evaluate.figures import FIGURES, interval_text, number, percent
 from pgn.evaluate.lpips_metrics import load_lpips_metrics
 from pgn.evaluate.skip_network import MIN_SIDE, seeded_start
 from pgn.evaluate.study_command import check_names, each_fit, tell_left_out
+from pgn.files import check_folder
 from pgn.teachers import PerceptualLoss
+
+GAP_CLOSED = "share of the gap in VGG-19 loss between fits with MSE and with exact VGG-19"
 
 
 def dip_command(
@@ -52,12 +56,19 @@ def dip_command(
     with_baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Fit with MSE and exact VGG-19 too.")
     ] = True,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for copies of the checkpoints with these figures.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Fit untrained networks to photos with MSE, exact VGG-19 and PGNs (Deep Image Prior).
 
     An interrupted study goes on where it was when the same command is given again.
     """
+    if record:
+        if not with_baselines:
+            raise PgnError("--record: expected --baselines, which the share of the gap is made of.")
+        check_folder(record)
     photos = read_photos(images, skip, count, size)
     teacher = PerceptualLoss("vgg19", weights)
     runs = baselines(teacher) if with_baselines else []
@@ -79,6 +90,8 @@ def dip_command(
     tell_left_out(left_out, list(rows[0].means))
     summary = {"runs": [asdict(row) for row in rows]}
     results.finish(summary)
+    if record:
+        _record(record, runs, rows, {"photos": len(photos), "size": size, "steps": steps})
     page = write_dip_page(results, photos, runs, records, rows)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, allow_nan=False))
@@ -105,6 +118,28 @@ def _fit_all(
         start = seeded_start(photo.seed, *photo.pixels.shape[-2:])
         judged = judge(teacher, photo.pixels)
         results.store(photo, run, fit(run.towards(photo.pixels), judged, start, steps, advance))
+
+
+def _record(
+    folder: Path, runs: Sequence[Run], rows: Sequence[Row], settings: Mapping[str, int]
+) -> None:
+    """Write each network with the shares of the gap that it closed, one an MSE weight."""
+    by_network: dict[PGN, list[tuple[Run, Row]]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        if run.net:
+            by_network.setdefault(run.net, []).append((run, row))
+    for net, pairs in by_network.items():
+        closed = [
+            {
+                "mse_weight": run.mse_weight,
+                "gap_closed": row.gap_closed,
+                "interval_95": row.gap_interval,
+            }
+            for run, row in pairs
+        ]
+        net.info["deep_image_prior"] = {"measure": GAP_CLOSED, **settings, "rows": closed}
+        assert net.source
+        checkpoints.save(net, folder / f"{net.source.stem}.safetensors")
 
 
 def _print(rows: Sequence[Row]) -> None:

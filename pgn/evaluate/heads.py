@@ -7,8 +7,7 @@ steps of Adam); Zakharov et al., arXiv 1905.08233.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +21,7 @@ from pgn.avatar.landmarks import draw
 from pgn.avatar.model import Avatar
 from pgn.avatar.people import Person
 from pgn.errors import PgnError
+from pgn.evaluate.study import fingerprint
 from pgn.model import PGN
 from pgn.teachers import PerceptualLoss
 
@@ -88,14 +88,6 @@ def seat(person: Person, frames: int) -> Sitter:
         for start, split in enumerate(SPLITS)
     }
     return Sitter(person.name, splits, fingerprint([images, landmarks]))
-
-
-def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 of their values, one after the other."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def baselines(teacher: PerceptualLoss, mse_weight: float) -> list[Run]:

@@ -24,7 +24,6 @@ from pgn.evaluate.heads import (
     Run,
     Sitter,
     baselines,
-    fingerprint,
     fit,
     judge,
     pgn_run,
@@ -35,6 +34,7 @@ from pgn.evaluate.heads_people import perhaps_trained_on, read_sitters, syntheti
 from pgn.evaluate.heads_results import TRUTHS, Results
 from pgn.evaluate.heads_summary import Row, summarise
 from pgn.evaluate.lpips_metrics import load_lpips_metrics
+from pgn.evaluate.study import fingerprint
 from pgn.evaluate.study_command import check_names, each_fit, tell_left_out
 from pgn.teachers import PerceptualLoss
 

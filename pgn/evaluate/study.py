@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +137,22 @@ def is_number(value: Any) -> bool:
 
 
 def checkpoint_of(net: PGN | None) -> Record:
-    """Which file a run's network was; nothing for a run without one."""
+    """Which network a run had, by its weights; nothing for a run without one.
+
+    Not by its file: that changes with every figure which is recorded in it.
+    """
     if net is None:
         return {}
-    assert net.source is not None
-    return {"checkpoint_sha256": file_sha256(net.source)}
+    weights = fingerprint(net.state_dict().values())
+    return {"network_sha256": hashlib.sha256(f"{net.config} {weights}".encode()).hexdigest()}
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of their values, one after the other."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
