@@ -139,7 +139,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     check_folder(final.parent)
-    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name:.100}.")
     os.close(handle)
     temporary = Path(name)
     try:

@@ -1,7 +1,8 @@
 """Peak memory of a piece of work: a process of its own does it and watches itself.
 
 resource.getrusage is no help: a child begins with the peak of the process that started it. Linux
-tells the peak of a process since it was last reset, in /proc.
+tells the peak of a process since it was last reset, in /proc. pgn_runtime.apart does the same for
+what runs without torch; pgn does not import pgn_runtime.
 """
 
 from __future__ import annotations

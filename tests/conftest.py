@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgn import PGN, PGNConfig
 from pgn.distill.bank import Lesson
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -44,6 +48,22 @@ def photo() -> Tensor:
     return photos((96, 96))[0]
 
 
+@pytest.fixture(scope="session")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack of tests/packs.py, for reading."""
+    from packs import write_pack
+
+    return write_pack(tmp_path_factory.mktemp("packs") / "tiny.pgnpack")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of two photos at a time."""
+    from packs import write_pack
+
+    return write_pack(tmp_path_factory.mktemp("packs") / "pairs.pgnpack", microbatch=2)
+
+
 def photo_folder(where: Path, count: int, side: int) -> Path:
     """A new folder `where` with the bundled photos, in turn, as square pictures."""
     from pgn.degrade import to_pil
@@ -66,6 +86,49 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no earlier download
     monkeypatch.setattr("torch.hub.urlopen", refuse)
     monkeypatch.setitem(sys.modules, "lpips", None)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Type = Callable[..., Done]  # a command's words -> how it ended
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Type:
+    """Runs a command of ours as its script does, without the seconds of a new process.
+
+    An exception that a user would see as a traceback is raised.
+    """
+
+    def run(*words: object) -> Done:
+        command, *flags = map(str, words)
+        (script,) = entry_points(group="console_scripts", name=command)
+        monkeypatch.setattr(sys, "argv", [command, *flags])
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(script.load()())
+        return Done(int(ended.value.code or 0), *capfd.readouterr())
+
+    return run
+
+
+def small_network(seed: int = 0) -> PGN:
+    """A PGN of random weights that converts in a third of pgn-nano's time.
+
+    Its residuals are as large as a trained one's, and its transposed layers are not tied.
+    """
+    torch.manual_seed(seed)
+    net = PGN(PGNConfig("lite", gamma=20.0, options={"widths": ((8,), (8, 8))}))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return net.eval()
 
 
 def lesson(seed: int = 0) -> Lesson:

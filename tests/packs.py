@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from pgn_runtime import Personalizer
 from pgn_runtime.artifact import MANIFEST
 from pgn_runtime.files import sha256
 from pgn_runtime.pack import NEW, SELFTEST, SUM, WEIGHTS
@@ -95,10 +96,7 @@ def write_pack(folder: Path, microbatch: int = 1, **changes: Any) -> Path:
     """A new pack; `changes` replace parts of its manifest."""
     folder.mkdir(parents=True)
     for name, text in {**GRAPHS, "update": _update()}.items():
-        text = text.replace("IMAGES", f"float[{microbatch},3,{SIZE},{SIZE}]")
-        text = text.replace("COUNT", str(microbatch))
-        head = '<ir_version: 8, opset_import: ["" : 18]>'
-        onnx.save(onnx.parser.parse_model(f"{head} {text}"), folder / f"{name}.onnx")
+        write_graph(folder / f"{name}.onnx", text, microbatch)
     save_file({"value_of_scale": np.full((1, 3, 1, 1), START_SCALE, np.float32)}, folder / WEIGHTS)
     save_file(_selftest(microbatch), folder / SELFTEST)
     manifest = {
@@ -119,12 +117,24 @@ def write_pack(folder: Path, microbatch: int = 1, **changes: Any) -> Path:
     return seal(folder, manifest)
 
 
+def write_graph(path: Path, text: str, microbatch: int = 1) -> None:
+    """One of GRAPHS, or another text like them."""
+    text = text.replace("IMAGES", f"float[{microbatch},3,{SIZE},{SIZE}]")
+    text = text.replace("COUNT", str(microbatch))
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}'), path)
+
+
 def seal(folder: Path, manifest: dict[str, Any]) -> Path:
     """Write the manifest with the hashes of what lies beside it."""
     files = (path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
     manifest["files"] = {path.name: sha256(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
+
+
+def loaded(pack: Path, **options: Any) -> Personalizer:
+    """On one thread."""
+    return Personalizer.load(pack, threads=1, **options)
 
 
 def noise(count: int, seed: int = 0) -> tuple[Pixels, Pixels]:

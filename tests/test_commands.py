@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import Done, Type, photo_folder
 from PIL import Image
 
 import pgn
+from pgn.distill import loop
 
 BIN = Path(sys.executable).parent
 
 
-def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*words: object, cwd: Path) -> Done:
+    """In a process of its own."""
     command = [str(BIN / str(words[0])), *map(str, words[1:])]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -38,7 +42,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("pgn-export", "--target", "tflight"), "Did you mean 'tflite'"),
         (("pgn-export", "--target", "onnx,corml"), "Did you mean 'coreml'"),
         (("pgn-export", "--target", "onnx", "--size", "31"), "at least 32"),
         (("pgn-export", "--target", "onnx", "--size", "big"), "256x192"),
@@ -50,7 +53,6 @@ def folder(tmp_path: Path) -> Path:
         (("pgn-export", "--target", "onnx", "--checkpoint", "gone.pth"), "no file gone.pth"),
         (("pgn-export", "--target", "onnx", "--checkpoint", "net.safetensors"), "no readable"),
         (("pgn-export", "--target", "onnx", "-o", "file/exports"), "cannot write to"),
-        (("pgn-eval", "alignment", "--images", "gone"), "no folder gone"),
         (("pgn-eval", "alignment", "--images", "empty"), "no .*jpg"),
         (("pgn-eval", "alignment", "--images", "bad"), "broken.png cannot be decoded"),
         (
@@ -58,7 +60,6 @@ def folder(tmp_path: Path) -> Path:
             "greater than or equal to 32",
         ),
         (("pgn-eval", "alignment", "--images", "good"), "no photo has any structure"),
-        (("pgn-train", "--data", "empty", "-o", "run"), "no .*jpg"),
         (("pgn-train", "--data", "bad", "-o", "run", "--backbone", "resnet5"), "Did you mean"),
         (("pgn-train", "--data", "bad", "-o", "run", "--teacher", "vgg91"), "Did you mean"),
         (("pgn-train", "--data", "good", "-o", "file/run"), "cannot write to file/run"),
@@ -77,25 +78,51 @@ def folder(tmp_path: Path) -> Path:
             "cannot write",
         ),
         (("pgn-eval", "alignment", "--images", "good", "--record", "file/card"), "cannot"),
+    ],
+)
+def test_bad_input_leaves_with_2_and_a_message(
+    words: tuple[str, ...],
+    message: str,
+    folder: Path,
+    typed: Type,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    before = contents(folder)
+    refused(typed(*words), message)
+    assert contents(folder) == before, "something was left behind"
+
+
+@pytest.mark.parametrize(  # in processes of their own, as all of the above are for a user
+    ("words", "message"),
+    [
+        (("pgn-export", "--target", "tflight"), "Did you mean 'tflite'"),
+        (("pgn-eval", "alignment", "--images", "gone"), "no folder gone"),
+        (("pgn-train", "--data", "empty", "-o", "run"), "no .*jpg"),
         (("python", "-m", "pgn_bench.demo", "-o", "file"), "cannot write to file"),
         (("python", "-m", "pgn_runtime", "gone.onnx", "a.png", "b.png", "-o", "file"), "cannot"),
     ],
 )
-def test_bad_input_leaves_with_2_and_a_message(
+def test_a_process_leaves_with_2_and_no_traceback(
     words: tuple[str, ...], message: str, folder: Path
 ) -> None:
-    import re
+    before = contents(folder)
+    refused(run(*words, cwd=folder), message)
+    assert contents(folder) == before, "something was left behind"
 
-    before = sorted(p.name for p in folder.rglob("*"))
-    done = run(*words, cwd=folder)
+
+def refused(done: Done, message: str) -> None:
     flat = " ".join(done.stderr.split())
     assert done.returncode == 2, flat
     assert re.search(message, flat), flat
-    assert sorted(p.name for p in folder.rglob("*")) == before, "something was left behind"
 
 
-def test_a_path_full_of_markup_is_printed_as_it_is(tmp_path: Path) -> None:
-    done = run("pgn-eval", "alignment", "--images", r"no\[/]x[bold]", cwd=tmp_path)
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_a_path_full_of_markup_is_printed_as_it_is(typed: Type) -> None:
+    done = typed("pgn-eval", "alignment", "--images", r"no\[/]x[bold]")
     assert done.returncode == 2 and r"no\[/]x[bold]" in done.stderr.replace("\n", "")
 
 
@@ -149,27 +176,25 @@ def test_export_prints_json_and_writes_the_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_and_measuring_from_the_command_line(tmp_path: Path) -> None:
-    from pgn.degrade import to_pil
-    from pgn_export.parity import photos
-
-    (tmp_path / "photos").mkdir()
-    for index, photo in enumerate(photos((128, 128))):
-        to_pil(photo[0]).save(tmp_path / "photos" / f"{index}.jpg")
+def test_training_and_measuring_from_the_command_line(
+    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "INITIAL_PIXELS", 12 * 32**2)
+    photo_folder(tmp_path / "photos", 4, 128)
     flags = ("--data", "photos", "--images", 24, "--set", "crop=32", "--set", "precision=fp32")
-    done = run("pgn-train", *flags, "--dry-run", cwd=tmp_path)
+    done = typed("pgn-train", *flags, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(done.stdout)["crop"] == 32 and "about 0:0" in done.stderr
     assert not (tmp_path / "runs").exists()
-    done = run("pgn-train", *flags, "-o", "run", cwd=tmp_path)
+    done = typed("pgn-train", *flags, "-o", "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "run/pgn-lite.safetensors"
     assert "cosine" in done.stderr
     measure = ("--checkpoint", "run/pgn-lite.safetensors", "--images", "photos", "--size", 64)
-    done = run(
+    done = typed(
         *("pgn-eval", "alignment", *measure, "--situation", "degraded"),
         *("--record", "card", "--json"),
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)

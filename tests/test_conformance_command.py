@@ -105,6 +105,7 @@ def test_an_error_is_relative_to_the_largest_element() -> None:
     assert math.isnan(worst(np.array([4.0, math.nan, 0.0], np.float32), wanted))
     assert worst(np.zeros(3, np.float32), 0 * wanted) == 0
     assert worst(np.ones(3, np.float32), 0 * wanted) == math.inf
+    assert worst(np.full(1, 4.0, np.float32), torch.full((3,), 4.0)) == math.inf, "another shape"
 
 
 def test_layers_are_the_same_at_every_call_and_leave_the_seed_alone() -> None:

@@ -1,15 +1,10 @@
-"""`pgn-fit`: what it writes, that kills change no bit of it, and what it refuses."""
+"""`pgn-fit`: what it writes, and what it refuses; kills are in test_fit_processes.py."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +27,16 @@ from pgn_runtime.state import FILE
 
 PHOTOS = 4
 WRITTEN = {
-    *("after.png", "before.png", "index.html", "me.safetensors", "previews", "report.json", FILE)
+    *(
+        "after.png",
+        "before.png",
+        "index.html",
+        "me.safetensors",
+        "previews",
+        "report.json",
+        FILE,
+        ".lock",
+    )
 }
 
 
@@ -60,6 +64,13 @@ def fit(packs: Path, photos: Path, tmp_path: Path) -> Callable[..., int]:
         return main([str(word) for word in (*start, *words)])
 
     return run
+
+
+def bits(person: Path) -> dict[str, bytes]:
+    """All that a fit leaves, but for its times and for hidden halves of what a kill cut off."""
+    timed = {"index.html", "report.json"}
+    files = (path for path in sorted(person.rglob("[!.]*")) if path.is_file())
+    return {str(p.relative_to(person)): p.read_bytes() for p in files if p.name not in timed}
 
 
 def test_a_fit_writes_a_person(
@@ -127,7 +138,7 @@ def test_a_stop_is_told_in_one_line(
 
     monkeypatch.setattr(fit_cli, "write_page", stop)
     assert fit() == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped. The same command goes on")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped. Started again, a fit")
 
 
 def test_a_terminal_sees_one_line_that_changes(
@@ -247,56 +258,3 @@ def test_a_missing_runtime_is_exit_code_5(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert fit() == 5
     assert 'pip install "pgn-edge[onnxruntime]"' in capsys.readouterr().err
-
-
-# Kills
-
-
-def started(words: list[str]) -> subprocess.Popen[bytes]:
-    code = [sys.executable, "-m", "pgn_runtime.fit_cli"]
-    return subprocess.Popen([*code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def bits(person: Path) -> dict[str, bytes]:
-    """All that a fit leaves, but for its times and for hidden halves of what a kill cut off."""
-    timed = {"index.html", "report.json"}
-    files = (path for path in sorted(person.rglob("[!.]*")) if path.is_file())
-    return {str(p.relative_to(person)): p.read_bytes() for p in files if p.name not in timed}
-
-
-def kill_at_random_moments(
-    words: list[str], folder: Path, kills: int, signals: list[signal.Signals]
-) -> int:
-    """Kill fits until `kills` are dead; all must end as an undisturbed one. Gives the fits' number.
-
-    Every fit is started again until it ends by itself.
-    """
-    chance = random.Random(0)
-    begin = time.monotonic()
-    assert started([*words, "-o", str(folder / "calm")]).wait() == 0
-    seconds = time.monotonic() - begin
-    wanted, fits, dead = bits(folder / "calm"), 0, 0
-    while dead < kills:
-        fits += 1
-        person = folder / f"person-{fits}"
-        while True:
-            process = started([*words, "-o", str(person)])
-            try:
-                process.wait(chance.uniform(0.1, 1.0) * seconds)
-            except subprocess.TimeoutExpired:
-                process.send_signal(chance.choice(signals))
-            if process.wait() == 0:
-                break
-            dead += 1
-        assert bits(person) == wanted, f"fit {fits}, after {dead} kills"
-    return fits
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-def test_ten_kills_at_random_moments_change_nothing(
-    packs: Path, photos: Path, tmp_path: Path
-) -> None:
-    words = [str(packs / "pairs.pgnpack"), str(photos), "--steps", "60", "--threads", "1"]
-    signals = [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
-    assert kill_at_random_moments(words, tmp_path, 10, signals) >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="the extra export is not installed")
 
-from packs import noise, write_pack
+from packs import loaded, noise
 
 from pgn_runtime import Personalizer, RuntimeInputError
 from pgn_runtime.fitting import DivergedError
@@ -19,21 +20,6 @@ from pgn_runtime.state import FILE, StateFile
 from pgn_runtime.tensors import KEY, read_tensors
 
 CONDITIONS, PHOTOS = noise(4)
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pack(tmp_path_factory.mktemp("packs") / "tiny.pgnpack")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two photos at a time."""
-    return write_pack(tmp_path_factory.mktemp("packs") / "pairs.pgnpack", microbatch=2)
-
-
-def loaded(pack: Path, **options: Any) -> Personalizer:
-    return Personalizer.load(pack, threads=1, **options)
 
 
 class Kill(Exception):
@@ -92,8 +78,45 @@ def test_what_killed_runs_left_half_written_is_removed(pack: Path, tmp_path: Pat
     (tmp_path / f".{FILE}.abcd_123.safetensors").write_bytes(b"half")
     (tmp_path / ".tmpAbc123").write_bytes(b"half")
     (tmp_path / "mine.safetensors").write_bytes(b"whole")
+    (tmp_path / ".tmpFolder").mkdir()  # not safetensors'
     loaded(pack).fit(CONDITIONS, PHOTOS, 1, state=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", FILE]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".tmpFolder", "mine.safetensors", FILE]
+
+    (tmp_path / ".a[b].safetensors.abcd_123.safetensors").write_bytes(b"half")
+    loaded(pack).fit(CONDITIONS, PHOTOS, 1, state=tmp_path / "a[b].safetensors")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".tmpFolder", "a[b].safetensors", "mine.safetensors", FILE]
+
+
+def test_another_version_of_the_runtime_goes_on_and_is_told(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(steps: int) -> tuple[str, ...]:
+        report = loaded(pack).fit(CONDITIONS, PHOTOS, steps, state=tmp_path)
+        assert report.step == steps
+        return report.runtimes
+
+    monkeypatch.setattr("onnxruntime.__version__", "1.0")
+    assert fit(2) == fit(3) == ("onnxruntime 1.0",)
+    monkeypatch.setattr("onnxruntime.__version__", "2.0")
+    assert fit(3) == ("onnxruntime 1.0",), "nothing was computed"
+    assert fit(4) == ("onnxruntime 1.0", "onnxruntime 2.0")
+    monkeypatch.setattr("onnxruntime.__version__", "1.0")
+    assert fit(5) == ("onnxruntime 1.0", "onnxruntime 2.0"), "it stays a mixture"
+
+
+def test_a_restart_keeps_the_old_state_until_a_step_is_done(pack: Path, tmp_path: Path) -> None:
+    loaded(pack).fit(CONDITIONS, PHOTOS, 4, state=tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+    state = StateFile(tmp_path, restart=True)
+    with pytest.raises(DivergedError):
+        loaded(pack).fit(CONDITIONS, PHOTOS, 4, 1e38, state=state)
+    with pytest.raises(Kill):
+        loaded(pack).fit(CONDITIONS, PHOTOS, 4, on_step=kill_at(1), state=state)
+    assert (tmp_path / FILE).read_bytes() == before
+    report = loaded(pack).fit(CONDITIONS, PHOTOS, 2, 0.5, state=state)
+    assert len(report.seconds) == report.step == 2
 
 
 @pytest.mark.parametrize(
@@ -124,6 +147,15 @@ def test_a_state_of_another_pack_or_of_other_threads_is_refused(
         Personalizer.load(pairs, threads=2).fit(CONDITIONS, PHOTOS, state=undisturbed)
 
 
+def first_of(key: bytes, value: bytes, content: bytes) -> bytes:
+    """A state with another first entry in a list of its metadata, as many bytes long."""
+
+    def other(found: re.Match[bytes]) -> bytes:
+        return found[1] + value.ljust(len(found[2]))
+
+    return re.sub(rb'(%s\\": \[)([^],]+)' % key, other, content)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -132,7 +164,9 @@ def test_a_state_of_another_pack_or_of_other_threads_is_refused(
         lambda content: content[: len(content) // 2],
         lambda content: content.replace(b"mean_of_bias", b"mean_of_bisa"),
         lambda content: content.replace(b'\\"step\\": 12', b'\\"step\\": 13'),
-        lambda content: content.replace(b'\\"mse\\": [', b'\\"mse\\": 1['),
+        lambda content: first_of(b"mse", b"1", content),
+        lambda content: first_of(b"mse", b"NaN", content),
+        lambda content: first_of(b"runtimes", b"1", content),
         lambda content: content.replace(b'"F32"', b'"I32"', 1),
         lambda content: content[:-4] + b"\xff\xff\xff\xff",
     ],
@@ -148,13 +182,24 @@ def test_a_damaged_state_is_refused(
         loaded(pairs).fit(CONDITIONS, PHOTOS, state=tmp_path)
 
 
+def test_a_state_of_another_version_of_the_format_is_refused(
+    undisturbed: Path, pairs: Path, tmp_path: Path
+) -> None:
+    content = (undisturbed / FILE).read_bytes()
+    old = content.replace(b'\\"schema\\": 2', b'\\"schema\\": 1')
+    (tmp_path / FILE).write_bytes(old)
+    with pytest.raises(RuntimeInputError, match="of version 1 of the format, expected 2.*restart"):
+        loaded(pairs).fit(CONDITIONS, PHOTOS, state=tmp_path)
+
+
 def test_metadata_of_states_are_one_json(undisturbed: Path) -> None:
     """safetensors writes several keys in random order: other bytes in every process."""
     header = (undisturbed / FILE).read_bytes()
     assert header.count(f'"__metadata__":{{"{KEY}":'.encode()) == 1
     _, details = read_tensors(undisturbed / FILE)
     assert details.keys() == {
-        *("schema", "step", "pack", "photos", "backend", "threads", "learning_rate", "mse")
+        *("schema", "step", "pack", "photos", "backend", "threads", "learning_rate", "mse"),
+        "runtimes",
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ from hypothesis import strategies as st
 from small_graphs import write_onnx, write_tflite
 
 from pgn import PgnError
-from pgn.memory import Work, peak_memory
 from pgn_export.fitting import memory
 from pgn_export.fitting.budget import fit_budget, parse_bytes
 from pgn_export.fitting.liveness import Operation, most_alive
-from pgn_export.fitting.memory import LIBRARY, Plan, fit_peak, in_run_order, measured, peak_bytes
+from pgn_export.fitting.memory import LIBRARY, fit_peak, measured, peak_bytes
+from pgn_export.fitting.plans import Plan, in_run_order
 
 KIB = 1024  # bytes of 256 float32 values
 
@@ -192,24 +191,6 @@ def test_a_plan_against_a_process(tmp_path: Path) -> None:
     plan = peak_bytes(path)
     assert plan.activations == 4 * plan.inputs["x"]
     assert plan.peak == pytest.approx(measured(path), rel=0.2)
-
-
-def allocating(mebibytes: int) -> Work:
-    """Work for peak_memory, in a process that finds this file."""
-    return partial(np.ones, mebibytes * 2**17)
-
-
-def failing() -> Work:
-    raise ValueError("no such work")
-
-
-@pytest.mark.slow
-def test_a_process_tells_what_was_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    found = [peak_memory(partial(allocating, mebibytes)) for mebibytes in (8, 64)]
-    assert (found[1] - found[0]) / 2**20 == pytest.approx(56, abs=2)
-    with pytest.raises(PgnError, match=r"cannot be measured \(ValueError: no such work\)"):
-        peak_memory(failing)
 
 
 def plan(peak: int, **inputs: int) -> Plan:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the converters
 
 RATE = 2e-3
 
+Packs = Callable[[str], tuple[Packing, Path]]
+
 
 def tiny_net() -> pgn.PGN:
     torch.manual_seed(3)
@@ -49,6 +54,20 @@ def avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def subject(avatar: Path) -> Subject:
     return of_avatar(avatar)
+
+
+@pytest.fixture(scope="module")
+def packs(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Packs:
+    """Writes the pack of a preset, two photos at a time, once; its folder is for reading."""
+
+    @cache
+    def written(preset: str) -> tuple[Packing, Path]:
+        packed = packing(subject, trainable=preset, microbatch=2)
+        folder = tmp_path_factory.mktemp(preset) / "me.pgnpack"
+        write(packed, ["onnx"], folder)
+        return packed, folder
+
+    return written
 
 
 def packing(subject: Subject, **options: Any) -> Packing:
@@ -77,12 +96,10 @@ def make_number() -> int:
 
 
 @pytest.mark.parametrize("preset", ["all", "last"])
-def test_a_packs_fit_is_the_fit_in_pytorch(subject: Subject, preset: str, tmp_path: Path) -> None:
+def test_a_packs_fit_is_the_fit_in_pytorch(subject: Subject, preset: str, packs: Packs) -> None:
     """Ten steps on four photos, two at a time; of `last`, styles before it are given."""
-    packed = packing(subject, trainable=preset, microbatch=2)
-    write(packed, ["onnx"], tmp_path / "me.pgnpack")
     photos, conditions = selftest.examples(subject, 4)
-    me = Personalizer.load(tmp_path / "me.pgnpack", threads=1)
+    me = Personalizer.load(packs(preset)[1], threads=1)
     report = me.fit(conditions.numpy(), photos.numpy(), steps=10)
 
     person = Avatar(GeneratorConfig(64, (4, 5, 6), 1), (4, 6))
@@ -103,11 +120,11 @@ def _generator_state(subject: Subject, avatar: Avatar) -> dict[str, Tensor]:
     return {name: own[name] for name in avatar.generator.state_dict()}
 
 
-def test_the_reference_is_thinned_as_the_runtime_thins(subject: Subject, tmp_path: Path) -> None:
+def test_the_reference_is_thinned_as_the_runtime_thins(packs: Packs) -> None:
     """`Personalizer.load` runs the self-test; here it is seen that the file holds the reference."""
-    packed = packing(subject)
-    manifest = write(packed, ["onnx"], tmp_path / "me.pgnpack")
-    test = load_file(tmp_path / "me.pgnpack" / "selftest.safetensors")
+    packed, folder = packs("all")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    test = load_file(folder / "selftest.safetensors")
     assert_close(test["generated"], packed.reference["generated"], 1e-6)
     for row in manifest["agreement"]:
         assert row["cosine"] > 0.9999 and row["image_error"] < 1e-5
@@ -117,10 +134,10 @@ def test_the_reference_is_thinned_as_the_runtime_thins(subject: Subject, tmp_pat
 
 
 def test_a_wrong_gradient_is_rejected_and_the_old_pack_stays(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, packs: Packs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "me.pgnpack"
-    write(packing(subject), ["onnx"], folder)
+    folder = Path(shutil.copytree(packs("all")[1], tmp_path / "me.pgnpack"))
+    packed = packing(subject, trainable="last")
     before = (folder / "manifest.json").read_bytes()
     wrong = dict(rules.RULES)
     relu = torch.ops.aten.relu.default
@@ -128,10 +145,11 @@ def test_a_wrong_gradient_is_rejected_and_the_old_pack_stays(
     with monkeypatch.context() as patch:
         patch.setattr("pgn_export.fitting.tape.RULES", wrong)
         with pytest.raises(GateError, match="another one than PyTorch's"):
-            write(packing(subject), ["onnx"], folder)
+            write(packed, ["onnx"], folder)
     assert (folder / "manifest.json").read_bytes() == before
     assert (tmp_path / "me.pgnpack.rejected" / "gradient.onnx").exists()
-    write(packing(subject), ["onnx"], folder)
+    write(packed, ["onnx"], folder)
+    assert (folder / "manifest.json").read_bytes() != before
     assert not (tmp_path / "me.pgnpack.rejected").exists()
 
 

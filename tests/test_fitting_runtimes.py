@@ -41,9 +41,9 @@ THIN = GeneratorConfig(32, (3, 4, 6, 5), CONFIGS[128].blocks)
 
 ALLOWED = {  # all standard: nothing of com.microsoft, no Flex, no custom operation
     "onnx": """
-        Add AveragePool Clip Concat Conv ConvTranspose DepthToSpace Div Expand Gather Gemm LeakyRelu
-        MatMul Mul Neg Pad Pow Reciprocal ReduceMean ReduceSum Relu Reshape Resize Sigmoid Slice
-        Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze
+        Add AveragePool Clip Concat Conv ConvTranspose DepthToSpace Div Expand Gather Gemm
+        HardSigmoid LeakyRelu MatMul Mul Neg Pad Pow Reciprocal ReduceMean ReduceSum Relu Reshape
+        Resize Sigmoid Slice Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze
     """,
     "tflite": """
         ADD AVERAGE_POOL_2D BATCH_MATMUL BROADCAST_TO CONCATENATION CONV_2D DEPTHWISE_CONV_2D
@@ -189,7 +189,7 @@ def test_where_the_steps_of_an_avatar_lead(target: str) -> None:
 @pytest.mark.slow
 def test_images_of_an_avatar(target: str, tmp_path: Path) -> None:
     """With weights that come from outside."""
-    step = Step("last", PHOTOS, THIN)
+    step = Step("last", PHOTOS)
     graph = step.built(target, ["render"])["render"]
     other = moved(step.fitting.generator, step.fitting.trainable)
     (path,) = measuring.convert({"render": graph}, target, tmp_path).values()

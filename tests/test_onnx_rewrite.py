@@ -71,6 +71,18 @@ def test_a_narrow_convolution_becomes_its_transposed(
     assert rewritten(before, x) == ["ConvTranspose"]
 
 
+def test_one_weight_of_two_convolutions() -> None:
+    """As in the first layer of a network with two branches."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["first"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["first", "weight"], ["y"]),
+    ]
+    before = model(nodes, (1, 3, 6, 6), weight=rng.normal(size=(3, 3, 3, 3)))
+    found = rewritten(before, rng.normal(size=(1, 3, 6, 6)).astype(np.float32))
+    assert found == ["ConvTranspose", "ConvTranspose"]
+
+
 @pytest.mark.parametrize(
     ("outputs", "attributes"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,9 @@ def test_what_stands_in_place_of_a_file_is_refused(
         run(pack)
 
 
-@pytest.mark.parametrize(
-    ("version", "key"), [(2, "schema"), ("1", "schema"), (None, "schema"), (7, "pack_format")]
-)
-def test_another_version_of_the_format_is_refused(version: Any, key: str, pack: Path) -> None:
-    adapt(pack, **{key: version})
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_another_version_of_the_format_is_refused(version: Any, pack: Path) -> None:
+    adapt(pack, schema=version)
     with refused(f"is of version {version!r} of the format, this runtime reads 1"):
         run(pack)
 
@@ -192,6 +191,22 @@ def test_the_first_backend_that_is_installed_is_taken(
     monkeypatch.setattr("pgn_runtime.pack.find_spec", lambda name: name)
     monkeypatch.setattr("platform.system", lambda: "Linux")
     assert read_pack(pack).backend(None) == "onnxruntime", "Core ML is on a Mac only"
+
+
+@pytest.mark.parametrize(
+    ("backend", "package"), [("onnxruntime", "onnxruntime"), ("litert", "ai-edge-litert")]
+)
+def test_a_runtime_tells_its_version(backend: str, package: str, written: Path) -> None:
+    try:
+        wanted = f"{backend} {version(package)}"
+    except PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    assert Graphs(read_pack(written), backend, 1).runtime == wanted
+
+
+def test_core_ml_comes_with_the_system(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    assert Graphs(read_pack(written), "coreml", 1).runtime == "Core ML of macOS 15.1"
 
 
 def test_a_graph_that_takes_what_there_is_not_is_named(pack: Path) -> None:

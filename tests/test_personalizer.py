@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,19 @@ from conftest import assert_close
 
 pytest.importorskip("onnx", reason="the extra export is not installed")
 
-from packs import RATE, SIZE, START_SCALE, Pixels, noise, reference, write_pack
+from packs import (
+    GRAPHS,
+    RATE,
+    SIZE,
+    START_SCALE,
+    Pixels,
+    loaded,
+    noise,
+    reference,
+    seal,
+    write_graph,
+    write_pack,
+)
 from safetensors.numpy import load_file
 
 import pgn
@@ -26,24 +39,10 @@ from pgn_export.fitting.names import tensor_name
 from pgn_export.fitting.pack import Packing, PackOptions, write
 from pgn_export.fitting.subject import Start, Subject
 from pgn_runtime import Personalizer, RuntimeInputError
+from pgn_runtime.artifact import MANIFEST
 from pgn_runtime.state import StateFile
 
 CONDITIONS, PHOTOS = noise(4)
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pack(tmp_path_factory.mktemp("packs") / "tiny.pgnpack")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two photos at a time."""
-    return write_pack(tmp_path_factory.mktemp("packs") / "pairs.pgnpack", microbatch=2)
-
-
-def loaded(pack: Path, **options: Any) -> Personalizer:
-    return Personalizer.load(pack, threads=1, **options)
 
 
 @pytest.mark.parametrize("name", ["pack", "pairs"])
@@ -115,8 +114,9 @@ def test_weights_are_loaded_again(pack: Path, pairs: Path, tmp_path: Path) -> No
         (tmp_path / "b.safetensors").write_bytes(content)
         with pytest.raises(RuntimeInputError, match="b.safetensors is damaged"):
             loaded(pack, weights=tmp_path / "b.safetensors")
-    with pytest.raises(RuntimeInputError, match="gone is missing"):
-        loaded(pack, weights=tmp_path / "gone")
+    for name in ("gone", "x" * 5000, "a\0b"):
+        with pytest.raises(RuntimeInputError, match=f"{name} is missing"):
+            loaded(pack, weights=tmp_path / name)
 
 
 def test_the_peak_of_memory_is_that_of_the_process(pack: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_peak_of_memory_is_that_of_the_process(pack: Path) -> None:
     assert report.peak_bytes is not None and report.peak_bytes > 0.9 * block.nbytes
 
 
-# What is left of a fit that was stopped
+# What is refused
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,27 @@ def test_nobody_is_drawn_or_saved_before_there_is_a_person(pack: Path, tmp_path:
         loaded(pack).render(CONDITIONS)
     with pytest.raises(RuntimeInputError, match="save: no person yet"):
         loaded(pack).save(tmp_path / "me.safetensors")
+
+
+OTHER_DRAWINGS = {
+    "another name": GRAPHS["render"].replace("generated", "drawn"),
+    "another shape": """render (IMAGES condition, float[1,3,1,1] value_of_scale,
+        float[1,3,1,1] value_of_bias, float[1,3,1,1] value_of_tint)
+        => (float[1,1,32,32] generated) {
+        channels = Constant <value = int64[1] {1}> ()
+        generated = ReduceMean (condition, channels)
+    }""",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_DRAWINGS)
+def test_a_graph_that_draws_something_else_is_told(kind: str, tmp_path: Path) -> None:
+    folder = write_pack(tmp_path / "tiny.pgnpack")
+    write_graph(folder / "render.onnx", OTHER_DRAWINGS[kind])
+    me = loaded(seal(folder, json.loads((folder / MANIFEST).read_text())))
+    me.begin(CONDITIONS, PHOTOS)
+    with pytest.raises(RuntimeInputError, match="cannot run render of .*outputs: got"):
+        me.render(CONDITIONS)
 
 
 def test_a_missing_backend_gives_the_install_line(
@@ -229,7 +250,9 @@ def test_an_exported_avatar_is_fitted_as_in_pytorch(
     subject = avatar_subject()
     net = pgn.PGN(pgn.PGNConfig("lite", options={"widths": ((4,), (6,), (8,))})).eval()
     packing = Packing(subject, net, "tiny", PackOptions(preset, microbatch=2, learning_rate=1e-3))
-    write(packing, [target], tmp_path / "tiny.pgnpack")
+    made = write(packing, [target], tmp_path / "tiny.pgnpack")["versions"]
+    assert made["pgn-edge"] == pgn.__version__ and made["torch"] == torch.__version__
+    assert "pgn" not in made, "it is there twice"
     me = loaded(tmp_path / "tiny.pgnpack", backend=backend)
     report = me.fit(CONDITIONS, PHOTOS, 10)
     me.save(tmp_path / "me.safetensors")

@@ -1,4 +1,4 @@
-"""`pgn-bench report`: its tables, figures and page; results of others do no harm."""
+"""`pgn-bench report`: its page and figures; results of others do no harm."""
 
 from __future__ import annotations
 
@@ -26,33 +26,6 @@ from pgn_bench.report.figures import draw
 from pgn_bench.report.settings import Setting, find_settings
 from pgn_bench.report.statements import HOLDS, check
 from pgn_bench.results import Result, load, parse, save
-
-
-def test_ratios_are_of_the_same_run_and_threads() -> None:
-    compiled = replace(ROW, runtime="torch.compile", median_ms=200.0, p10_ms=1.0)
-    lite = row("pgn-lite", (20, 9, 0.5, 2.93), cosine=0.83, noisy=True, load_ms=1234.5)
-    (setting,) = find_settings([Result("gradient", {}, [ROW, compiled, lite])])
-    first, second, third = tables.times(setting).rows
-    assert first == [
-        "pgn-lite", "torch fp32", "20 ~", "22", "", "10", "9", "", "", "1,234", "0.830",
-    ]  # fmt: skip
-    assert (second[5], third[5]) == ("1", "0.5")
-    (alone,) = find_settings([Result("gradient", {}, [lite])])
-    assert tables.times(alone).rows[0][5] == ""
-
-
-def test_growth_is_fitted() -> None:
-    rows = [
-        replace(ROW, size=size, batch=1, median_ms=size**2.0, p10_ms=0, p90_ms=1e9, peak_bytes=5)
-        for size in (64, 128, 256)
-    ]
-    odd = [replace(rows[0], batch=2, median_ms=0.0), rows[0]]  # no logarithm; twice the same
-    drawn = tables.growth(1, Result("scaling", {}, rows + odd))
-    line = dict(zip(drawn.header, drawn.rows[0], strict=True))
-    assert line["time ~ pixels^"] == "1.00" and line["memory ~ pixels^"] in ("0.00", "-0.00")
-    assert "time ~ batch^" not in line
-    assert tables.growth(1, Result("scaling", {}, [])).rows == []
-
 
 NASTY = "$\\x_{$</script><script>alert(1)</script>|` *\"'\n\x00é☃"
 
@@ -210,9 +183,3 @@ def test_any_part_of_the_rows_makes_a_report(names: list[str], time: float, memo
     assert len(check(settings)) == 6 * len(settings) == (6 if names else 0)
     for table in (paper.costs([result]), *map(tables.times, settings)):
         assert {len(line) for line in (table.header, *table.rows)} == {len(table.header)}
-
-
-@given(st.floats(1e-6, 1e9))
-def test_short_keeps_three_digits_without_an_exponent(value: float) -> None:
-    shown = tables.short(value)
-    assert float(shown.replace(",", "")) == pytest.approx(value, rel=6e-3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from test_report import nasty
 from test_report_paper import gradient
 
 from pgn_bench.report import page
+from pgn_bench.results import Result
 
 WIDTH = 390  # pixels
 SMALLEST = 7  # pixels, of the figures' smallest letters
@@ -22,7 +25,12 @@ def test_it_can_be_read_on_a_phone(tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
-    path, _ = page.write(page.make([nasty(), gradient()]), tmp_path)
+    fits = [
+        replace(each, runtime="onnxruntime", details={"preset": "decoder"}, noisy=True)
+        for each in gradient().rows
+    ]
+    results = [nasty(), gradient(), Result("fit", {}, fits)]
+    path, _ = page.write(page.make(results), tmp_path)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         shown = browser.new_page(viewport={"width": WIDTH, "height": 844})
@@ -36,6 +44,8 @@ def test_it_can_be_read_on_a_phone(tmp_path: Path) -> None:
             .evaluate_all("cells => cells.map(cell => cell.clientHeight)")
         )
         assert max(heights) < TWO_LINES, "no word is broken within a cell"
+        time = shown.locator(".wide").last.locator("th", has_text=re.compile("^ms$")).bounding_box()
+        assert time and time["x"] + time["width"] < WIDTH, "one must scroll to see the time"
         svg = shown.locator("svg").first
         scale = svg.evaluate("svg => svg.clientWidth / svg.viewBox.baseVal.width")
         assert 8.33 * scale >= SMALLEST, "matplotlib's small letters have 8.33 points"

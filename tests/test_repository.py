@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Type
 
 BIN = Path(sys.executable).parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -94,7 +94,14 @@ def test_readme_begins_with_what_a_newcomer_needs() -> None:
     assert "| target " in head
 
 
-def run_console(block: str, folder: Path) -> int:
+@pytest.fixture
+def wide(typed: Type, monkeypatch: pytest.MonkeyPatch) -> Type:
+    """Types commands whose help is not cut."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return typed
+
+
+def run_console(block: str, folder: Path, typed: Type) -> int:
     """Run the block's commands of ours; those with a PLACEHOLDER only as far as --help."""
     count = 0
     for line in block.splitlines():
@@ -102,19 +109,19 @@ def run_console(block: str, folder: Path) -> int:
             continue
         line = line.split("#")[0].strip()
         if re.search(r"[A-Z]{4}", line):
-            check_flags(line, folder)
+            check_flags(line, typed)
         else:
             run_shell(line, folder)
         count += 1
     return count
 
 
-def check_flags(line: str, folder: Path) -> None:
+def check_flags(line: str, typed: Type) -> None:
     """A command of ours exists, and has the flags that `line` gives it."""
     flags = re.findall(r"(?<= )--?[a-z][a-z-]*", line)
     words = itertools.takewhile(lambda word: word[0] != "-", line.split())
     command = [word for word in words if word.islower() and "." not in word]
-    shown = run_shell(f"{' '.join(command)} --help", folder)
+    shown = typed(*command, "--help").stdout
     assert all(flag in shown for flag in flags), f"{line}: {flags} in {shown}"
 
 
@@ -128,10 +135,10 @@ def run_shell(line: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
+def test_readme_runs_from_top_to_bottom(tmp_path: Path, wide: Type) -> None:
     blocks = re.findall(r"```(console|python)\n(.*?)```", README, flags=re.DOTALL)
     commands = sum(
-        run_console(block, tmp_path) if language == "console" else run_python(block, tmp_path)
+        run_console(block, tmp_path, wide) if language == "console" else run_python(block, tmp_path)
         for language, block in blocks
     )
     assert commands >= 8 and [language for language, _ in blocks].count("python") == 2
@@ -148,12 +155,12 @@ def run_python(block: str, folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["export", "distillation", "avatar", "fitting", "benchmarking"])
-def test_commands_of_the_docs_exist_with_their_flags(name: str, tmp_path: Path) -> None:
+def test_commands_of_the_docs_exist_with_their_flags(name: str, tmp_path: Path, wide: Type) -> None:
     text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     for line in lines:
-        check_flags(line, tmp_path)
+        check_flags(line, wide)
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         run_python(block, tmp_path)
     assert len(lines) >= 3

@@ -135,25 +135,27 @@ def test_a_network_learns_from_the_bank_of_another_run(options: DistillOptions) 
 
 PROCESSES = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch.nn.utils import parameters_to_vector
 from pgn.distill import loop
 from pgn.distill.options import DistillOptions
 
-data, output, kill = sys.argv[1:]
+data, output = sys.argv[1], Path(sys.argv[2])
 loop.REPORT_EVERY = 1
 loop.INITIAL_PIXELS = 12 * 32**2
 options = DistillOptions(
-    data, Path(output), backbone="nano", images=48, batch=6, crop=32, canvas=64, precision="fp32",
-    workers=0, devices=2, replay=1, bank=12, optimiser="muon", save_every=0.0, patience=1,
+    data, output / "killed", backbone="nano", images=48, batch=6, crop=32, canvas=64,
+    precision="fp32", workers=0, devices=2, replay=1, bank=12, optimiser="muon", save_every=0.0,
+    patience=1,
 )
 
 def stop(figures):
-    if figures.images == int(kill):
+    if figures.images == 24 and not resume:
         raise SystemExit("killed")
 
-resume = (Path(output) / "state.pt").exists()
+resume = (output / "killed" / "state.pt").exists()
 fabric = loop.start_fabric(options)
 loop.start_fabric = lambda options: fabric
 run_train = loop.Run.train
@@ -167,6 +169,8 @@ def train(run, report):
     assert not torch.equal(drawn[0], drawn[1]), "the autoencoders of the processes are the same"
 
 loop.Run.train = train
+if not resume:
+    loop.distil(replace(options, output=output / "undisturbed"))
 loop.distil(options, stop, resume=resume)
 """
 
@@ -179,15 +183,15 @@ def test_two_processes_stay_synchronised_and_resume_bit_for_bit(
     script.write_text(PROCESSES)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def run(output: str, kill: int) -> int:
-        words = [sys.executable, str(script), str(folder), str(tmp_path / output), str(kill)]
+    def run() -> int:
+        words = [sys.executable, str(script), str(folder), str(tmp_path)]
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert "differ" not in done.stderr and "the same" not in done.stderr, done.stderr[-2000:]
         return done.returncode
 
-    assert run("undisturbed", 0) == 0
-    assert run("killed", 24) != 0
-    assert run("killed", 0) == 0
+    assert run() != 0, "it was not killed"
+    assert not (tmp_path / "killed" / "pgn-nano.safetensors").exists()
+    assert run() == 0
     first, second = (
         weights(tmp_path / name / "pgn-nano.safetensors") for name in ("undisturbed", "killed")
     )

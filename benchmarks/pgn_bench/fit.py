@@ -26,7 +26,6 @@ from pgn import PgnError
 from pgn.avatar import PersonalGenerator
 from pgn.avatar.finetune import FineTuneOptions, fine_tune
 from pgn.avatar.guidance import Guidance, exact, mean_squared, predicted
-from pgn.memory import Work
 from pgn_bench.energy import Meter
 from pgn_bench.providers import load_loss
 from pgn_bench.timing import REST, Timing
@@ -39,6 +38,7 @@ from pgn_runtime.pack import WEIGHTS, read_pack
 LOSSES = ("vgg19", "vgg11", "pgn", "mse")  # that PyTorch follows
 STEPS = 3  # in a row, after one that is not counted
 
+Work = Callable[[], object]
 Seconds = Callable[[int], list[float]]  # steps -> what each took
 
 
@@ -132,7 +132,7 @@ def _timing(seconds: list[float], joules: list[float]) -> Timing:
 
 
 def memory_in_pytorch(setting: Setting, loss: str) -> Work:
-    """For pgn.memory.peak_memory: libraries and photos are there, networks are not yet."""
+    """For peak_apart: libraries and photos are there, networks are not yet."""
     torch.set_num_threads(setting.threads)
     setting.images()
     return lambda: in_pytorch(setting, loss)(2)

@@ -14,13 +14,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pgn import command
-from pgn.memory import Work, peak_memory
 from pgn_bench import fit
-from pgn_bench.fit import LOSSES, Agreement, Seconds, Setting
+from pgn_bench.fit import LOSSES, Agreement, Seconds, Setting, Work
 from pgn_bench.flags import AsJson, Output, Threads, deliver
 from pgn_bench.results import Result, Row, machine_name
 from pgn_bench.timing import Timing, machine
 from pgn_export.choices import parse_names
+from pgn_runtime.apart import peak_apart
 from pgn_runtime.artifact import MANIFEST
 from pgn_runtime.pack import read_pack
 
@@ -69,7 +69,7 @@ def fit_command(
         ways += [_in_pytorch(setting, loss) for setting in presets.values() for loss in chosen]
     with Progress(console=command.stderr) as progress:
         timings = _timed(ways, rounds, progress)
-        peaks = [peak_memory(way.prepare) for way in progress.track(ways, description="memory")]
+        peaks = [peak_apart(way.prepare) for way in progress.track(ways, description="memory")]
         compared = {
             way.name: fit.agreement(way.setting, way.pack, way.runtime, steps)
             for way in progress.track(ways, description="agreement")
@@ -115,7 +115,7 @@ def _on_device(pack: Path, setting: Setting) -> list[Way]:
 
 
 def _in_pytorch(setting: Setting, loss: str) -> Way:
-    provider = setting.network if loss == "pgn" else loss
+    provider = {"pgn": setting.network, "mse": "mse"}.get(loss, f"exact {loss}")
     run, prepare = fit.in_pytorch(setting, loss), partial(fit.memory_in_pytorch, setting, loss)
     return Way(setting, provider, "torch", run, prepare)
 
@@ -126,7 +126,7 @@ def _timed(ways: Sequence[Way], rounds: int, progress: Progress) -> dict[str, Ti
     return fit.interleaved(runs, rounds, lambda: progress.advance(task))
 
 
-def _row(way: Way, timing: Timing, peak: int) -> Row:
+def _row(way: Way, timing: Timing, peak: int | None) -> Row:
     return Row(
         provider=way.provider,
         runtime=way.runtime,
@@ -150,7 +150,7 @@ def _print(compared: Mapping[str, Agreement], result: Result) -> None:
     table = Table("gradient of", "trained", "runtime", "ms a step", "p10", "p90", "J", "MB")
     for row in result.rows:
         times = (row.median_ms, row.p10_ms, row.p90_ms)
-        memory = f"{(row.peak_bytes or 0) / 1e6:.0f}"
+        memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
         runtime = RUNTIMES.get(row.runtime, "PyTorch")
         preset = str(row.details["preset"])
         energy = "-" if row.joules is None else f"{row.joules:.1f}"

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from pgn import GateError, PgnError
 from pgn.degrade import blur
-from pgn_bench.memory import Crashed, Footprint, footprint
+from pgn_bench.memory import Footprint, footprint
 from pgn_bench.providers_catalogue import Provider, Way
 from pgn_bench.providers_exported import Call, Task
 from pgn_bench.results import EXACT, Row
 from pgn_bench.timing import Timing, interleaved
 from pgn_export.parity import photos
+from pgn_runtime.apart import Crashed
 from pgn_runtime.errors import RuntimeInputError
 
 AGREEMENT = {"fp32": 0.999, "fp16": 0.999, "bf16": 0.98, "int8": 0.99}  # cosine with the reference

@@ -51,7 +51,8 @@ def _transposed(op: Any, x: ir.Value, weight: ir.Value, conv: ir.Value) -> Any:
     constant = ir.convenience.get_const_tensor(weight)
     assert constant is not None
     flipped = np.ascontiguousarray(constant.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1))
-    stored = op.initializer(ir.tensor(flipped), name=f"{weight.name}.transposed")
+    # named after its output: one weight can be that of two convolutions
+    stored = op.initializer(ir.tensor(flipped), name=f"{conv.name}.weight")
     kernel = list(flipped.shape[2:])
     pads = [side - 1 - pad for side, pad in zip(kernel * 2, _pads(conv), strict=True)]
     bias = _node(conv).inputs[2:]

@@ -103,7 +103,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
         temporary.replace(path)
     except OSError as error:
-        raise RuntimeInputError(f"output: cannot write {path} ({error.strerror}).") from None
+        raise RuntimeInputError(
+            f"output: cannot write {path} ({error.strerror or error})."
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 from pgn_runtime.errors import RuntimeInputError
 from pgn_runtime.files import Pixels, atomic_path, check_folder, exists, read_text, write_image
 from pgn_runtime.landmarks import draw
+from pgn_runtime.locking import locked
 from pgn_runtime.pack import BACKENDS, Pack
 from pgn_runtime.page import counted, figures, megabytes, strip, write_page
 from pgn_runtime.personalizer import Personalizer
 from pgn_runtime.photos import CROPS, read_photos, read_pictures, read_poses
-from pgn_runtime.state import StateFile
+from pgn_runtime.state import FILE, StateFile
 
 WEIGHTS, REPORT, PAGE = "me.safetensors", "report.json", "index.html"
 BEFORE, AFTER, PREVIEWS = "before.png", "after.png", "previews"
@@ -29,16 +31,21 @@ PREVIEW_EVERY = 10  # steps
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # odd file names
     try:
         if words[:1] == ["render"]:
             _render(_render_parser().parse_args(words[1:]))
         else:
-            _fit(_fit_parser().parse_args(words), shlex.join(["pgn-fit", *words]))
+            options = _fit_parser().parse_args(words)
+            _check_places(options)
+            with locked(options.output):
+                _fit(options, shlex.join(["pgn-fit", *words]))
     except RuntimeInputError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped. The same command goes on from the last saved step.", file=sys.stderr)
+        print("\nstopped. Started again, a fit goes on from its last saved step.", file=sys.stderr)
         return 130
     return 0
 
@@ -77,18 +84,30 @@ def _render_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_places(options: argparse.Namespace) -> None:
+    """Results do not go among what is read, of which they would be a part the next time."""
+    for name in ("photos", "conditions"):
+        if (read := getattr(options, name, None)) and _is_same(options.output, read):
+            raise RuntimeInputError(
+                f"output: {options.output} is the folder of the {name}. Choose another."
+            )
+    check_folder(options.output)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one is missing
+        return False
+
+
 def _fit(options: argparse.Namespace, command: str) -> None:
     folder: Path = options.output
-    if folder.resolve() == options.photos.resolve():
-        raise RuntimeInputError(f"output: {folder} is the folder of the photos. Choose another.")
-    check_folder(folder)
-    state = StateFile(folder, options.save_every)
+    state = StateFile(folder / FILE, options.save_every, options.restart)
     me = Personalizer.load(options.pack, options.backend, options.threads)
     names, conditions, photos = _read(me.pack, options)
     me.begin(conditions, photos)
     before = me.render(conditions)
-    if options.restart:
-        state.file.unlink(missing_ok=True)
     show = _progress(me, me.pack.steps if options.steps is None else options.steps)
 
     def on_step(step: int, mse: float) -> None:
@@ -98,6 +117,11 @@ def _fit(options: argparse.Namespace, command: str) -> None:
             write_image(folder / PREVIEWS / f"{step:04}.png", preview)
 
     report = me.fit(conditions, photos, options.steps, options.learning_rate, on_step, state)
+    if len(report.runtimes) > 1:
+        print(
+            f"  computed by {', then '.join(report.runtimes)}: bits differ from those of one alone",
+            file=sys.stderr,
+        )
     after = me.render(conditions)
     for name, drawn in ((BEFORE, before), (AFTER, after)):
         write_image(folder / name, strip([photos, drawn]))
@@ -160,9 +184,7 @@ def _progress(me: Personalizer, steps: int) -> Callable[[int, float], None]:
 
 
 def _render(options: argparse.Namespace) -> None:
-    if options.output.resolve() == options.conditions.resolve():
-        raise RuntimeInputError(f"output: {options.output} is the folder of the conditions.")
-    check_folder(options.output)
+    _check_places(options)
     report = _report(options.person)
     pack = options.pack or Path(report["pack"])
     if not exists(pack):
@@ -173,11 +195,13 @@ def _render(options: argparse.Namespace) -> None:
     me = Personalizer.load(pack, report["backend"], report["threads"], options.person / WEIGHTS)
     if me.pack.condition == "landmarks":
         names, poses = read_poses(options.conditions, report["crop"])
-        conditions = draw(poses, me.pack.size[0])
+        # one at a time: a clip has thousands
+        conditions: Iterable[Pixels] = (draw(pose[None], me.pack.size[0]) for pose in poses)
     else:
-        names, conditions = read_pictures(options.conditions, me.pack.size)
+        names, pictures = read_pictures(options.conditions, me.pack.size)
+        conditions = (picture[None] for picture in pictures)
     for name, condition in zip(names, conditions, strict=True):
-        write_image(options.output / f"{name}.png", me.render(condition[None]))
+        write_image(options.output / f"{name}.png", me.render(condition))
     print(f"{options.output}: {counted(len(names), 'picture')}")
 
 

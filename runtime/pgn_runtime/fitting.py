@@ -145,7 +145,8 @@ class Fitter:
         mse = self._sum_gradients()
         photos = len(self._batches) * pack.microbatch
         numbers = adam_numbers(learning_rate, number, photos, pack.size)
-        fed = {name: np.full(1, value, np.float32) for name, value in numbers.items()}
+        with np.errstate(over="ignore"):  # an infinite rate is told below
+            fed = {name: np.full(1, value, np.float32) for name, value in numbers.items()}
         outputs = {name: self._next[name] for name in self._moving}
         self._graphs.run("update", {**self.tensors, **self.first.sums, **fed}, _new(outputs))
         if not (math.isfinite(mse) and all(np.isfinite(a).all() for a in outputs.values())):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 
 from pgn_runtime import backends
 from pgn_runtime.backends import Session
 from pgn_runtime.errors import RuntimeInputError
 from pgn_runtime.files import Pixels
-from pgn_runtime.pack import MEAN, SQUARE, VALUE, Pack
+from pgn_runtime.pack import MEAN, MODULES, SQUARE, VALUE, Pack
 from pgn_runtime.tensors import Tensors
 
 
@@ -21,6 +23,14 @@ class Graphs:
     backend: str
     threads: int
     _sessions: dict[str, Session] = field(default_factory=dict, repr=False)
+
+    @property
+    def runtime(self) -> str:
+        """What computes, with its version: another one may round differently."""
+        if self.backend == "coreml":  # it comes with the system
+            return f"Core ML of macOS {platform.mac_ver()[0]}"
+        module = import_module(MODULES[self.backend])
+        return f"{self.backend} {module.__version__}"
 
     def shared(self, count: int) -> list[Graphs]:
         """The same pack `count` times, to be run at the same time: the threads are shared out."""

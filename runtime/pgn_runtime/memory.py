@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
+_STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_bytes() -> int | None:
@@ -16,6 +17,20 @@ def resident_bytes() -> int | None:
 def peak_bytes() -> int | None:
     """The most that was in memory since the process began; None where the system does not tell."""
     return _figure("VmHWM")
+
+
+def peak_of(work: Callable[[], object]) -> int | None:
+    """The most that `work` takes above what was there before it; None where nothing tells.
+
+    resource.getrusage is no help: a child begins with the peak of the process that started it.
+    """
+    before = resident_bytes()
+    if before is None or not RESET.exists():
+        return None
+    RESET.write_text("5")  # 5: the peak
+    work()
+    peak = peak_bytes()
+    return peak and max(peak - before, 0)
 
 
 def _figure(name: str) -> int | None:

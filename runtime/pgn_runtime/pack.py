@@ -35,10 +35,9 @@ WEIGHTS, SELFTEST = "weights.safetensors", "selftest.safetensors"
 VALUE, MEAN, SQUARE, SUM = "value_of_", "mean_of_", "square_of_", "sum_of_"  # of a parameter
 NEW = "new_"  # before the name of an input that comes out again
 BACKENDS = {"onnx": "onnxruntime", "tflite": "litert", "coreml": "coreml"}  # by export target
+MODULES = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "coreml": "coremltools"}
 CONDITIONS = ("landmarks", "image")
 MAX_SIDE, MAX_MICROBATCH, MAX_STEPS = 4096, 256, 10**6
-
-_MODULES = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "coreml": "coremltools"}
 _REQUIRED = {"gradient", "update", "render"}
 
 
@@ -121,12 +120,11 @@ def read_pack(folder: str | Path) -> Pack:
     manifest = _object(path)
     if manifest.get("kind") != "pack":
         raise RuntimeInputError(f"pack: {path} is no pack's manifest. Make one: pgn-export avatar")
-    for key in ("schema", "pack_format"):
-        if (version := manifest.get(key, SCHEMA)) != SCHEMA:
-            raise RuntimeInputError(
-                f"pack: {folder} is of version {version!r:.20} of the format, this runtime reads "
-                f"{SCHEMA}. Install the pgn-edge that made it, or export it again with this one."
-            )
+    if (version := manifest.get("schema")) != SCHEMA:
+        raise RuntimeInputError(
+            f"pack: {folder} is of version {version!r:.20} of the format, this runtime reads "
+            f"{SCHEMA}. Install the pgn-edge that made it, or export it again with this one."
+        )
     digest = sha256(path)
     try:
         return _pack(folder, digest, manifest)
@@ -200,4 +198,4 @@ def _names(value: object) -> tuple[str, ...]:
 
 def _is_installed(backend: str) -> bool:
     runs_here = backend != "coreml" or platform.system() == "Darwin"
-    return runs_here and find_spec(_MODULES[backend]) is not None
+    return runs_here and find_spec(MODULES[backend]) is not None

@@ -38,7 +38,7 @@ def write_page(path: Path, report: Mapping[str, Any], columns: Sequence[Pixels])
         ),
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # odd file names
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, str]:
@@ -50,7 +50,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, str]:
         "MSE": f"{mse[0]:.4f} at first, {mse[-1]:.4f} at the end",
         "time": f"{sum(seconds):.1f} s for {steps}{pace}",
         "memory": megabytes(report["peak_bytes"]),
-        "runtime": f"{report['backend']}, {counted(report['threads'], 'thread')}",
+        "runtime": f"{', then '.join(report['runtimes'])}, {counted(report['threads'], 'thread')}",
         "rate": f"{report['learning_rate']:g} (Adam)",
     }
 

@@ -29,6 +29,7 @@ class PersonalReport:
     mse: list[float]  # mean over the photos, before each step, also those of an earlier run
     seconds: list[float] = field(default_factory=list)  # of each step of this run
     peak_bytes: int | None = None  # `Personalizer.peak_bytes` at the end
+    runtimes: tuple[str, ...] = ()  # all that computed the steps; several: not bit for bit
 
     @property
     def step(self) -> int:
@@ -94,14 +95,15 @@ class Personalizer:
     ) -> PersonalReport:
         """Fit to K photos of a person, K a multiple of the pack's micro-batch, from the start.
 
-        The same pack, photos, backend and threads give the same bits.
+        The same pack, photos, backend and threads give the same bits, on one machine, in one
+        version of the runtime.
 
         Args:
             conditions, photos: (K, 3, H, W) each.
             steps, learning_rate: of Adam; the pack's where they are None.
             on_step: called after each step with its number, from 1, and the MSE before it.
             state: a folder, or a file, from which the fit goes on if it was stopped there, and
-                which is written after every step.
+                which is written after every step; of one process at a time (`locking.locked`).
 
         Raises:
             RuntimeInputError: what are no photos; a state of another fit; what is wrong with the
@@ -121,13 +123,15 @@ class Personalizer:
         )
         file = StateFile(Path(state)) if isinstance(state, str | Path) else state
         current = self._begun(origin, batches, file)
-        report = PersonalReport(list(current.mse))
+        report = PersonalReport(list(current.mse), runtimes=current.runtimes)
         if report.step > last:
             raise RuntimeInputError(
                 f"steps: got {last}, but {report.step} are done already. Ask for as many or more, "
                 f"or begin anew."
             )
         fitter = self._fitter(batches, current.tensors)
+        if report.step < last:
+            report.runtimes = tuple(dict.fromkeys([*current.runtimes, self._graphs.runtime]))
         for step in range(report.step + 1, last + 1):
             start = time.perf_counter()
             report.mse.append(fitter.step(step, rate))
@@ -135,7 +139,8 @@ class Personalizer:
             self._values = fitter.values
             on_step(step, report.mse[-1])
             if file and (step % file.every == 0 or step == last):
-                save_state(State(origin, fitter.tensors, tuple(report.mse)), file.file)
+                reached = State(origin, fitter.tensors, tuple(report.mse), report.runtimes)
+                save_state(reached, file.file)
         report.peak_bytes = self.peak_bytes()
         return report
 
@@ -153,11 +158,12 @@ class Personalizer:
         self._check("condition", condition)
         count, batch = len(condition), self.pack.microbatch
         padded = np.concatenate([condition, condition[-1:].repeat(-count % batch, 0)])
-        images = []
+        images = np.empty((len(padded), 3, *self.pack.size), np.float32)
         for place in range(0, count, batch):
-            pool = {**self._values, "condition": _contiguous(padded[place : place + batch])}
-            images.append(self._graphs.run("render", pool)["generated"])
-        return np.concatenate(images)[:count]
+            shown = slice(place, place + batch)
+            pool = {**self._values, "condition": _contiguous(padded[shown])}
+            self._graphs.run("render", pool, {"generated": images[shown]})
+        return images[:count]
 
     def save(self, path: str | Path) -> None:
         """Write the person's weights, for `load`.
@@ -177,9 +183,11 @@ class Personalizer:
 
     def _begun(self, origin: Origin, batches: Sequence[Batch], file: StateFile | None) -> State:
         """The saved state, or that before the first step."""
+        saved = None
         if file:
             file.sweep()
-        saved = read_state(file.file, origin, self._graphs.tensor_shapes()) if file else None
+        if file and not file.restart:
+            saved = read_state(file.file, origin, self._graphs.tensor_shapes())
         self_test(self._graphs)
         return saved or State(origin, fresh(self._graphs, begin(self._graphs, batches)))
 

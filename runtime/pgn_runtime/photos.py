@@ -10,6 +10,7 @@ and landmarks for the central square of a picture.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ LANDMARKS = "landmarks.npz"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FACE_SHARE = 0.56  # of a square's side that a face's landmarks take: the mean over training frames
 FACE_CENTRE = (0.5, 0.53)  # where the middle of their bounding box lies in the square
+MIN_FACE = 1e-3  # of a picture's shorter side: less of a face can be of no use
 HOW_TO_FIND_FACES = (
     "Find the faces with MediaPipe's Face Landmarker (pip install mediapipe) and write them: "
     "numpy.savez('landmarks.npz', landmarks=points), (photos, 478, 2), in the order of the "
@@ -60,9 +62,16 @@ def central(points: Points, picture: tuple[int, int]) -> Square:
 
 
 def around_face(points: Points, picture: tuple[int, int]) -> Square:
-    """The square in which a face (L, 2), pixels, is as large as in training; as far as it fits."""
+    """The square in which a face (L, 2), pixels, is as large as in training; as far as it fits.
+
+    Raises:
+        RuntimeInputError: the face has no size.
+    """
     low, high = points.min(0), points.max(0)
-    side = min(float((high - low).max()) / FACE_SHARE, *picture)
+    extent = float((high - low).max())
+    if extent < MIN_FACE * min(picture):
+        raise RuntimeInputError("no face: all of its landmarks are in one place")
+    side = min(extent / FACE_SHARE, *picture)
     corner = (low + high) / 2 - side * np.array(FACE_CENTRE)
     left, top = corner.clip(0, np.array(picture) - side).tolist()
     return Square(left, top, side)
@@ -87,13 +96,13 @@ def read_photos(folder: Path, size: int, crop: str) -> Photos:
     for path, mesh in zip(paths, _read_landmarks(folder, len(paths)), strict=True):
         try:
             picture, points = open_picture(path), _fractions(mesh)
+            square = CROPS[crop](points * _array(picture.size), picture.size)
+            landmarks.append(_within(points, picture.size, square))
         except RuntimeInputError as error:
             skipped.append(f"{path.name} ({error})")
             continue
-        square = CROPS[crop](points * _array(picture.size), picture.size)
         names.append(path.name)
         images.append(_cut(picture, square, size))
-        landmarks.append(_within(points, picture.size, square))
     if not names:
         raise RuntimeInputError(
             f"photos: none of the {len(paths)} in {folder} can be used. The first: {skipped[0]}"
@@ -113,16 +122,22 @@ def read_poses(folder: Path, crop: str) -> tuple[list[str], Points]:
     """
     paths = _pictures(folder)
     size = open_picture(paths[0]).size if paths else (1, 1)
+    known = _names(paths)
     names, points = [], []
     for index, mesh in enumerate(_read_landmarks(folder, len(paths) or None)):
         if np.abs(mesh).max() <= MAX_VALUE:  # False also for NaN
-            names.append(paths[index].stem if paths else f"{index:04}")
+            names.append(known[index] if paths else f"{index:04}")
             points.append(_fractions(mesh))
     if not names:
         raise RuntimeInputError(f"landmarks: {folder / LANDMARKS} shows no face in any frame.")
     stacked = np.stack(points)
-    square = CROPS[crop](np.median(stacked, axis=0) * _array(size), size)
-    return names, _within(stacked, size, square)
+    try:
+        square = CROPS[crop](np.median(stacked, axis=0) * _array(size), size)
+        return names, _within(stacked, size, square)
+    except RuntimeInputError as error:
+        raise RuntimeInputError(
+            f"landmarks: {folder / LANDMARKS}: {error}. Leave such frames out: make them NaN."
+        ) from None
 
 
 def read_pictures(folder: Path, size: tuple[int, int]) -> tuple[list[str], Pixels]:
@@ -135,7 +150,7 @@ def read_pictures(folder: Path, size: tuple[int, int]) -> tuple[list[str], Pixel
     resized = (
         ImageOps.fit(open_picture(path), size[::-1], Image.Resampling.BICUBIC) for path in paths
     )
-    return [path.stem for path in paths], np.stack([_pixels(picture) for picture in resized])
+    return _names(paths), np.stack([_pixels(picture) for picture in resized])
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -160,10 +175,16 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
+def _names(paths: list[Path]) -> list[str]:
+    """Without suffixes, where that tells the pictures apart."""
+    stems = [path.stem for path in paths]
+    return stems if len({*stems}) == len(stems) else [path.name for path in paths]
+
+
 def _read_landmarks(folder: Path, count: int | None) -> NDArray[Any]:
     """(count, 478 or L, 2), with NaN where there is no face; any number where count is None."""
     path = folder / LANDMARKS
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  Path.is_file raises where one may not look
         raise RuntimeInputError(f"landmarks: no file {path}. {HOW_TO_FIND_FACES}")
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -208,9 +229,16 @@ def _cut(picture: Image.Image, square: Square, size: int) -> Pixels:
 
 
 def _within(points: Points, picture: tuple[int, int], square: Square) -> Points:
-    """Fractions of a picture's width and height -> fractions of the square's side."""
+    """Fractions of a picture's width and height -> fractions of the square's side.
+
+    Raises:
+        RuntimeInputError: the face is far larger than the square, or far from it.
+    """
     corner = _array((square.left, square.top))
-    return np.asarray((points * _array(picture) - corner) / np.float32(square.side))
+    found = np.asarray((points * _array(picture) - corner) / np.float32(square.side))
+    if not np.abs(found).max() <= MAX_VALUE:
+        raise RuntimeInputError("landmarks reach far out of the square that is cut")
+    return found
 
 
 def _array(pair: tuple[float, float]) -> Points:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pgn_runtime.errors import RuntimeInputError
@@ -26,7 +27,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         RuntimeInputError: it is missing, truncated, or holds anything else.
     """
-    if not path.is_file():  # of a pipe one would wait for ever
+    if not os.path.isfile(path):  # noqa: PTH113  Path.is_file raises; of a pipe one waits for ever
         raise RuntimeInputError(f"file: {path} is missing, or is no ordinary file.")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -52,4 +53,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], details: Any)
         RuntimeInputError: it cannot be written.
     """
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, {KEY: json.dumps(details)})
+        try:
+            save_file(dict(tensors), temporary, {KEY: json.dumps(details)})
+        except SafetensorError as error:  # also for a full disk
+            raise RuntimeInputError(f"output: cannot write {path} ({error!s:.200}).") from None

@@ -12,7 +12,7 @@ import typer
 
 from pgn_bench.flags import tell
 from pgn_bench.report.page import make, write
-from pgn_bench.results import load
+from pgn_bench.results import KINDS, load
 
 MAX_BYTES = 2_000_000  # of a page that phones open with ease
 
@@ -20,7 +20,7 @@ MAX_BYTES = 2_000_000  # of a page that phones open with ease
 def report_command(
     results: Annotated[
         list[Path],
-        typer.Argument(help="Files of pgn-bench gradient, scaling, fit, train, serve, phone."),
+        typer.Argument(help=f"Files of pgn-bench, of kind {', '.join(KINDS)}."),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for index.html and report.md.")

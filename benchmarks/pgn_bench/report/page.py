@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from pgn import __version__
 from pgn.files import atomic_path
 from pgn.pages import write_page
 from pgn_bench.report import paper, tables
+from pgn_bench.report.columns import short
 from pgn_bench.report.figures import time_against_memory
 from pgn_bench.report.settings import KINDS, Setting, find_settings
 from pgn_bench.report.statements import FAILS, HOLDS, SAME, Finding, check
@@ -47,15 +48,20 @@ def make(results: Sequence[Result]) -> Report:
         findings=check(settings),
         costs=paper.costs(results),
         figures=list(islice(figures, MOST_FIGURES)),
-        measurements=_measurements(results, settings),
+        measurements=list(_measurements(results, settings)),
     )
 
 
-def _measurements(results: Sequence[Result], settings: Sequence[Setting]) -> list[Table]:
-    found = [tables.times(setting) for setting in settings]
-    runs = list(enumerate(results, 1))
-    found += [tables.growth(run, result) for run, result in runs if result.kind == "scaling"]
-    return found + [tables.other(run, result) for run, result in runs if result.kind not in KINDS]
+def _measurements(results: Sequence[Result], settings: Sequence[Setting]) -> Iterator[Table]:
+    """Run after run."""
+    for run, result in enumerate(results, 1):
+        yield from (tables.times(setting) for setting in settings if setting.run == run)
+        if result.kind == "scaling":
+            yield tables.growth(run, result)
+        if result.kind == "operators":
+            yield tables.where_the_time_goes(run, result)
+        elif result.kind not in KINDS:
+            yield tables.other(run, result)
 
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -96,6 +102,8 @@ def _machine(run: int, result: Result) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return short(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

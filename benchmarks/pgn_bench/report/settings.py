@@ -21,11 +21,7 @@ class Setting:
 
     @property
     def title(self) -> str:
-        row = self.rows[0]
-        return (
-            f"Run {self.run}: {self.machine}, {row.device}, {row.size}x{row.size}, "
-            f"batch {row.batch}, {row.threads} thread{'s' if row.threads > 1 else ''}"
-        )
+        return f"Run {self.run}: {self.machine}, {in_words(self.rows[0])}"
 
     @cached_property
     def by_runtime(self) -> dict[str, dict[str, Row]]:
@@ -35,6 +31,12 @@ class Setting:
             if row.dtype == "fp32":
                 found.setdefault(row.runtime, {})[row.provider] = row
         return found
+
+
+def in_words(row: Row) -> str:
+    """The setting of a row."""
+    threads = f"{row.threads} thread{'s' if row.threads > 1 else ''}"
+    return f"{row.device}, {row.size}x{row.size}, batch {row.batch}, {threads}"
 
 
 def find_settings(results: Sequence[Result]) -> list[Setting]:

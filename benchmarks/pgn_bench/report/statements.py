@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from pgn_bench.report.columns import short
 from pgn_bench.report.settings import Setting
-from pgn_bench.report.tables import short
 from pgn_bench.results import Row
 
 HOLDS, FAILS, MISSING = "holds", "does not hold here", "not measured here"

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgn_bench.report.settings import Setting
-from pgn_bench.results import Result, Row, fastest_exact, live_bytes, machine_name
+from pgn_bench.report.columns import SETTING, Column, general, operators, short
+from pgn_bench.report.settings import Setting, in_words
+from pgn_bench.results import Result, Row, machine_name
 from pgn_bench.scaling import exponents
 
 MEASURED = (
-    "Median and 90th percentile of one call. Times faster: than the fastest float32 form of exact "
-    "VGG-19 of the same run. Peak: highest above the loaded process; counted: tensors that live at "
-    "once. Cosine: with the exact gradient of VGG-19, on the timed photo. ~ noisy: other programs "
-    "used the machine. * random weights: time and memory only."
+    "Median and 90th percentile of one call, or of one step. Times faster: than the fastest "
+    "float32 form of exact VGG-19 of the same run and setting. Peak: highest above the loaded "
+    "process; counted: tensors that live at once. Joules: of the whole processor. Cosine: with the "
+    "exact gradient of VGG-19, on the timed photo. ~ noisy: other programs used the machine. "
+    "* random weights: time and memory only. A table has no column of what was not measured in it."
 )
-HEADER = (
-    "what", "way", "ms", "p90", "CPU ms", "times faster", "peak MB", "counted MB", "file MB",
-    "load ms", "cosine",
-)  # fmt: skip
+SGEMM = (
+    "Medians of one call, float32. Of sgemm: multiply-accumulates a second, as a share of what a "
+    "product of large matrices reaches on this machine{rate}; its products: the same inside "
+    "convolutions and products of matrices alone. Then the milliseconds of a call by operator, as "
+    "ONNX Runtime's profiler tells them; Reorder: to and from the layout of convolutions."
+)
+TITLES = {
+    "scaling": "all sizes and batches",
+    "fit": "one step of a fit to photos",
+    "train": "one step of distillation",
+}
 
 
 @dataclass(frozen=True)
@@ -33,19 +42,24 @@ class Table:
 
 def times(setting: Setting) -> Table:
     """All that was measured in one setting, fastest first."""
-    base = fastest_exact(setting.rows, setting.rows[0].threads)
     ordered = sorted(setting.rows, key=lambda row: row.median_ms)
-    return Table(setting.title, "", HEADER, [_measured(row, base) for row in ordered])
+    return _table(setting.title, "", ordered, general(setting.rows))
 
 
 def other(run: int, result: Result) -> Table:
-    """All rows of a result of another kind, in their order; size, batch and threads are told."""
-    header = (HEADER[0], "size, batch, threads", *HEADER[1:])
-    rows = []
-    for row in result.rows:
-        name, *cells = _measured(row, None)
-        rows.append([name, f"{row.size}, {row.batch}, {row.threads}", *cells])
-    return Table(f"Run {run}, {result.kind}: {machine_name(result.machine)}", "", header, rows)
+    """All rows of a result of another kind, in their order."""
+    title = _title(run, TITLES.get(result.kind, result.kind), result)
+    name, *columns = general(result.rows)
+    settings = [SETTING] if len(_settings(result)) > 1 else []
+    return _table(title, "", result.rows, [name, *settings, *columns])
+
+
+def where_the_time_goes(run: int, result: Result) -> Table:
+    """Gradients by operator, of a result of kind operators."""
+    rate = result.settings.get("sgemm_gmacs")
+    told = f", {short(rate)} GMACs a second" if isinstance(rate, (int, float)) else ""
+    title = _title(run, "where the time goes in ONNX Runtime", result)
+    return _table(title, SGEMM.format(rate=told), result.rows, operators(result.rows))
 
 
 def growth(run: int, result: Result) -> Table:
@@ -77,30 +91,24 @@ def escape(text: str) -> str:
     return " ".join(text.split())
 
 
-def short(value: float) -> str:
-    """Three digits, never an exponent: 0.123, 12.3, 1,234."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _title(run: int, what: str, result: Result) -> str:
+    """With the setting, where all rows have the same."""
+    settings = _settings(result)
+    alone = settings if len(settings) == 1 else []
+    return ", ".join([f"Run {run}, {what}: {machine_name(result.machine)}", *alone])
 
 
-def _measured(row: Row, base: float | None) -> list[str]:
-    return [
-        row.provider + (" *" if "weights" in row.details else ""),
-        f"{row.runtime} {row.dtype}",
-        short(row.median_ms) + (" ~" if row.noisy else ""),
-        short(row.p90_ms),
-        "" if row.cpu_ms is None else short(row.cpu_ms),
-        short(base / row.median_ms) if base and row.median_ms else "",
-        _mega(row.peak_bytes),
-        _mega(live_bytes(row)),
-        _mega(row.file_bytes),
-        "" if row.load_ms is None else short(row.load_ms),
-        "" if row.cosine is None else f"{row.cosine:.3f}",
-    ]
+def _settings(result: Result) -> set[str]:
+    return {in_words(row) for row in result.rows}
+
+
+def _table(title: str, note: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    """Columns in which no row has anything are left out."""
+    shown = [(column.name, [column.show(row) for row in rows]) for column in columns]
+    kept = [(name, cells) for name, cells in shown if any(cells) or not rows]
+    header, cells = zip(*kept, strict=True)
+    return Table(title, note, header, list(zip(*cells, strict=True)))
 
 
 def _fitted(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.2f}"
-
-
-def _mega(count: int | None) -> str:
-    return "" if count is None else short(count / 1e6)

@@ -18,10 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
-import pgn
 from pgn import PGN, GateError, PgnError
 from pgn.errors import unknown_name
 from pgn.files import check_folder
@@ -248,6 +246,6 @@ def _manifest(
         "agreement": [asdict(row) for row in agreements],
         "generator": packing.subject.metadata,
         "network": {"name": packing.network, **packing.net.metadata()},
-        "versions": {**versions(packages), "torch": torch.__version__, "pgn": pgn.__version__},
+        "versions": versions(packages),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -45,8 +46,11 @@ def errors(found: Arrays, prefix: str, wanted: Tensors) -> Errors:
 
 
 def worst(found: NDArray[np.float32], wanted: Tensor) -> float:
-    """The largest difference over the largest wanted value; infinite if all of those are 0."""
+    """The largest difference over the largest wanted value; infinite if all of those are 0, or if
+    the shapes differ."""
     exact = wanted.detach().numpy()
+    if found.shape != exact.shape:
+        return math.inf
     difference = np.abs(found.astype(np.float64) - exact).max()
     if difference == 0:
         return 0.0
