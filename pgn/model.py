@@ -49,15 +49,21 @@ class PGN(nn.Module):
     """Predicts the gradient of a perceptual loss in one forward pass.
 
     `info` is free metadata that travels with a checkpoint: teacher, training, measured quality.
-    `source` is the file it was loaded from.
+    `source` is the file it was loaded from. A `backbone` that `backbones.build` does not know can
+    be given; `pgn.load` then does not know it either.
     """
 
-    def __init__(self, config: PGNConfig, info: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: PGNConfig,
+        info: dict[str, Any] | None = None,
+        backbone: backbones.Backbone | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.info = dict(info or {})
         self.source: Path | None = None
-        self.backbone = backbones.build(config.backbone, **config.options)
+        self.backbone = backbone or backbones.build(config.backbone, **config.options)
         self._head = heads.head(config.head)
 
     def forward(self, u_generated: Tensor, u_target: Tensor) -> Tensor:

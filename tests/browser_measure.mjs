@@ -4,8 +4,9 @@ import { measure, summary } from "../benchmarks/pgn_bench/serve/page/measure.js"
 
 const job = (provider, limit) => ({
   provider, dtype: "fp32", size: 8, batch: 1, file_bytes: 3, limits: { near: limit },
+  macs: 7, details: { weights: "w" },
 });
-const plan = { rounds: 2, block: 2, warm_up: 1, jobs: [job("a", 0.1), job("wrong", 0.01)] };
+const plan = { rounds: 2, block: 2, warm_up: 1, noisy: 1.31, jobs: [job("a", 0.1), job("wrong", 0.01)] };
 const order = [];
 let opened = 0;
 const runtime = (name, fails) => ({

@@ -8,6 +8,7 @@ an Arm server), onnxruntime_perf_test (on a C1-Pro core, and the sample of an ol
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -120,11 +121,24 @@ def _litert(line: str, scene: str) -> int:
         print("ERROR: Failed to apply XNNPACK delegate.\nSegmentation fault")
         return 139
     if scene == "slow":
+        print("INFO: Running")
+        time.sleep(float(re.findall(r"timeout (\S+)", line)[0]))
+        return 124
+    if scene == "hung":
         time.sleep(5)
+    if scene == "paper":
+        print(_in_order(int(re.findall(r"model(\d+)", line)[0])))
+        return 0
     print("Hello from a new version" if scene == "unreadable" else LITERT)
     if "report_peak_memory_footprint" in line:
         print(LITERT_PEAK)
     return 0
+
+
+def _in_order(index: int) -> str:
+    """The first model takes a millisecond and a MiB, the second one two of both, and so on."""
+    printed = LITERT.replace("median=2781", f"median={1000 * (index + 1)}")
+    return printed.replace("overall=40.8281", f"overall={39.4531 + index + 1}")
 
 
 if __name__ == "__main__":

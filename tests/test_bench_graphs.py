@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgn import PgnError
 from pgn.teachers import PerceptualLoss
-from pgn_bench.gradient_graph import GRADIENT, LossFeatures, gradient_graph
+from pgn_bench.gradient_graph import gradient_graph
 from pgn_bench.memory_formula import count
 from pgn_bench.providers import RANDOM, load_loss
 from pgn_bench.providers_catalogue import weights_of
@@ -17,8 +17,8 @@ from pgn_bench.providers_catalogue import weights_of
 
 def written_out(loss: PerceptualLoss, generated: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
-        found: dict[str, Tensor] = gradient_graph(loss)(generated, **LossFeatures(loss)(target))
-    return found[GRADIENT]
+        found: Tensor = gradient_graph(loss)(generated, loss.features(target))
+    return found
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg16", "lpips-alex", "lpips-vgg"])

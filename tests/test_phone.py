@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_adb
@@ -14,11 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from pgn import PgnError
-from pgn_bench import phone, phone_adb, phone_cli
+from pgn_bench import deployed, phone, phone_adb
 from pgn_bench.cli import app
-from pgn_bench.phone_adb import ShellError
-from pgn_bench.phone_tools import LITERT, ONNXRUNTIME
+from pgn_bench.report import statements
+from pgn_bench.report.settings import find_settings
 from pgn_bench.results import load
+from pgn_export.source import Source
 from pgn_runtime.files import sha256
 
 PLAY = Path(fake_adb.__file__)
@@ -35,20 +37,25 @@ class Desk:
         self.log = folder / "log"
         for name in ("benchmark_model", "perf_test"):
             (folder / name).write_bytes(b"\x7fELF")
-        self.models = [folder / "net-cached.tflite", folder / "net.onnx"]
-        entries = {path.name: self._model(path) for path in self.models}
-        manifest = {"schema": 1, "artifacts": entries}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        self.models: list[Path] = []
+        (folder / "manifest.json").write_text(json.dumps({"schema": 1, "artifacts": {}}))
+        self.add("net-cached.tflite", "net")
+        self.add("net.onnx", "net", target_recomputed=True)
 
-    def _model(self, path: Path) -> dict[str, Any]:
+    def add(self, file: str, name: str, **more: Any) -> None:
+        """One more artifact."""
+        path = self.folder / file
         path.write_bytes(path.suffix.encode() * 100)
-        cached = {"target_features": "f.tflite"} if "cached" in path.stem else {}
-        return {
-            "sha256": sha256(path), "name": "net", "precision": "fp16", "graph": "proxy",
+        self.models.append(path)
+        entry = {
+            "sha256": sha256(path), "name": name, "precision": "fp16", "graph": "proxy",
             "alpha": 40.0, "layout": "NCHW", "colour": "RGB", "gradient": "g", "parity": [],
             "network": {"backbone": "lite"}, "inputs": {"generated": [1, 3, 224, 192]},
-            "outputs": {"proxy": []}, **cached,
+            "outputs": {"proxy": []}, **more,
         }  # fmt: skip
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        manifest["artifacts"][file] = entry
+        (self.folder / "manifest.json").write_text(json.dumps(manifest))
 
     def change(self, name: str, changes: dict[str, Any]) -> None:
         path = self.folder / "manifest.json"
@@ -95,17 +102,13 @@ def test_both_programs_are_run_and_read(desk: Desk) -> None:
     litert, onnxruntime = result.rows
     assert result.kind == "phone" and result.machine["processor"] == "Google Pixel 8, Tensor G3"
     assert (result.machine["cores"], result.machine["system"]) == (9, "Android 14")
-    assert (litert.provider, litert.runtime, litert.dtype) == (
-        "net, target cached",
-        "litert",
-        "fp16",
-    )
+    assert (litert.provider, litert.runtime, litert.dtype) == ("net", "litert", "fp16")
     assert (litert.median_ms, litert.load_ms, litert.size, litert.threads) == (2.781, 6.395, 224, 3)
     assert litert.calls == 5 * 337 and litert.file_bytes == 700 and litert.noisy is False
     assert litert.peak_bytes == round((40.8281 - 39.4531) * 2**20)
     assert litert.details["max_ms"] == 20.356
     assert litert.details["process_bytes"] == round(45.0859 * 2**20)
-    assert onnxruntime.provider == "net" and onnxruntime.peak_bytes is None
+    assert onnxruntime.provider == "net, target recomputed" and onnxruntime.peak_bytes is None
     assert onnxruntime.median_ms == pytest.approx(99.5086)
     assert onnxruntime.load_ms == pytest.approx(217.932)
     assert onnxruntime.details["process_bytes"] == 271122432
@@ -171,15 +174,17 @@ def test_one_of_several_phones_is_chosen(desk: Desk, monkeypatch: pytest.MonkeyP
     [
         ("crash", "failed with code 139.*XNNPACK delegate. / Segmentation fault"),
         ("unreadable", "printed cannot be read: Hello from a new version"),
-        ("slow", "took longer than 2 s"),
+        ("slow", "took too long, and was ended"),
+        ("hung", "took too long, and was ended"),
     ],
 )
 def test_a_program_that_fails_leaves_the_other(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, scene: str, message: str
 ) -> None:
     monkeypatch.setenv("FAKE_ADB", scene)
-    if scene == "slow":
-        monkeypatch.setattr(phone, "SECONDS", 1.6)
+    if scene in ("slow", "hung"):
+        monkeypatch.setattr(phone, "SECONDS", 0.6)
+        monkeypatch.setattr(phone, "SPARE", 0.6 if scene == "slow" else 0)
     output = desk.folder / "phone.json"
     done = bench(desk.words("-o", output))
     assert done.exit_code == 0, done.output
@@ -187,7 +192,7 @@ def test_a_program_that_fails_leaves_the_other(
     assert [row.runtime for row in result.rows] == ["onnxruntime"]
     (reason,) = result.settings["left_out"].values()
     assert re.search(message, reason)
-    assert "net, target cached, litert, fp16 is left out" in done.stderr.replace("\n", " ")
+    assert "net, litert, fp16 is left out" in done.stderr.replace("\n", " ")
     assert f"rm -rf {phone.FOLDER}" in next(
         line for line in reversed(desk.asked) if "thermalservice" not in line
     )
@@ -218,6 +223,8 @@ def test_an_adb_that_hangs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"outputs": {"features_0": []}}, "gives no gradient of one size"),
         ({"inputs": {"generated": [None, 3, None, None]}}, "gives no gradient of one size"),
         ({"inputs": 3}, "gives no gradient of one size"),
+        ({"inputs": {"generated": [1, 3, 0, 10**30]}}, "gives no gradient of one size"),
+        ({"precision": "fp7"}, "gives no gradient of one size"),
         ({"precision": None, "name": None, "network": 3}, "damaged"),
         ({"sha256": "0"}, "changed after its export"),
     ],
@@ -238,59 +245,50 @@ def test_wrong_words(desk: Desk) -> None:
     assert done.exit_code == 2 and "does not exist" in done.stderr
 
 
-def test_the_bundled_networks_are_exported_for_the_given_program(
+PEERS = (  # in the order of their times and memory: name, parameters, MACs
+    ("pgn-resnet4", 1_335_875, 19_680), ("pgn-unet", 1_765_891, 1_943),
+    ("pgn-resnet6", 1_927_235, 27_080), ("pgn-resnet8", 2_518_595, 34_480),
+    ("exact vgg11", 6_860_672, 14_046), ("exact vgg19", 12_944_960, 36_240),
+)  # fmt: skip
+
+
+def test_the_statements_of_the_paper_are_judged(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ADB", "paper")
+    desk.models.clear()
+    for name, parameters, macs in PEERS:
+        random = {"weights": "random, time only"} if name != "exact vgg19" else {}
+        network = {"backbone": name, **random}
+        counted = {"parameters": parameters, "macs": macs}
+        desk.add(f"{name}.tflite", name, precision="fp32", network=network, **counted)
+    output = desk.folder / "phone.json"
+    assert bench(desk.words("-o", output)).exit_code == 0
+    result = load(output)
+    assert [(row.provider, row.parameters, row.macs) for row in result.rows] == list(PEERS)
+    assert ["weights" in row.details for row in result.rows] == [True] * 5 + [False]
+    assert [row.median_ms for row in result.rows] == [1, 2, 3, 4, 5, 6]
+    found = statements.check(find_settings([result]))
+    holds, fails = statements.HOLDS, statements.FAILS
+    # the ResNets take 1, 3 and 4 MiB; UNet takes 2 ms, ResNet-8 takes 4
+    assert [each.verdict for each in found] == [holds, holds, fails, fails, holds, holds]
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_networks_are_exported_for_the_given_program(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, paper: bool
 ) -> None:
     asked = []
 
-    class Exported:
-        path = desk.models[0]
+    def convert(source: Source, target: str, dtype: str, folder: Path) -> Any:
+        asked.append((source.name, target, dtype, source.options.cached_target))
+        return SimpleNamespace(path=desk.models[0])
 
-    def export(net: object, target: str, *_: object, name: str, cached_target: bool) -> Exported:
-        asked.append((name, target, cached_target))
-        return Exported()
-
-    monkeypatch.setattr(phone_cli, "export", export)
+    monkeypatch.setattr(deployed, "convert", convert)
     words = ["phone", "--adb-path", str(desk.adb), "--litert-benchmark", str(desk.models[0])]
-    assert bench(words).exit_code == 0
-    assert asked == [("pgn-lite", "tflite", True), ("pgn-nano", "tflite", True)]
-
-
-OLD_LITERT = """\
-Initialized session in 1.5e+03ms.
-count=1 curr=3512390
-count=50 first=2.9e+06 curr=3000000 min=2950340 max=3.1e+06 avg=2.96e+06 std=4
-Memory footprint delta from the start of the tool (MB): init=4 overall=46.0859
-"""
-OLD_ONNXRUNTIME = """\
-Total time cost:58.8053
-Total iterations:1000
-Average time cost:58.8053 ms
-Min Latency is 0.0559777sec
-Max Latency is 0.0623472sec
-P50 Latency is 0.0587108sec
-"""
-
-
-def test_older_versions_are_read() -> None:
-    found = LITERT.reading(OLD_LITERT)
-    assert (found.typical_ms, found.min_ms, found.max_ms) == (2960.0, 2950.34, 3100.0)
-    assert (found.calls, found.load_ms, found.process_bytes) == (50, 1500.0, None)
-    assert found.peak_bytes == round(42.0859 * 2**20)
-    found = ONNXRUNTIME.reading(OLD_ONNXRUNTIME)
-    assert found.typical_ms == pytest.approx(58.7108) and found.min_ms == pytest.approx(55.9777)
-    assert (found.calls, found.load_ms, found.process_bytes) == (1000, None, None)
-
-
-def test_calls_that_all_took_the_same_are_read() -> None:
-    found = LITERT.reading("INFO: count=4 curr=1200(all same)")
-    assert (found.typical_ms, found.min_ms, found.max_ms, found.calls) == (1.2, 1.2, 1.2, 4)
-
-
-@pytest.mark.parametrize(
-    "printed", ["", "count=0", "count=3 avg=nan", "count=2 curr=1.2.3", "P50 Latency: 1 s"]
-)
-def test_what_cannot_be_read_is_no_figure(printed: str) -> None:
-    for tool in (LITERT, ONNXRUNTIME):
-        with pytest.raises(ShellError, match="cannot be read"):
-            tool.reading(printed)
+    assert bench([*words, "--paper"] if paper else words).exit_code == 0
+    cached = ("pgn-lite", "pgn-nano", *(("exact vgg11", "exact vgg19") if paper else ()))
+    whole = ("pgn-resnet4", "pgn-resnet6", "pgn-resnet8", "pgn-unet") if paper else ()
+    assert {each[0] for each in asked if each[3]} == {*cached}
+    assert {each[0] for each in asked if not each[3]} == {*whole}
+    assert {each[1:3] for each in asked} == {("tflite", "fp32")}

@@ -121,6 +121,13 @@ def test_nothing_else_is_given(server: Server, path: str) -> None:
     assert reply.status == 404 and b"root:" not in reply.content
 
 
+def test_a_file_that_is_gone_is_told(server: Server) -> None:
+    (name,) = (name for name in site(server).files if name.endswith("/gradient"))
+    site(server).files[name].unlink()
+    reply = ask(server, "GET", base(server) + name)
+    assert reply.status == 500 and b"gradient.onnx cannot be read any more" in reply.content
+
+
 def test_tokens_are_never_the_same(tmp_path: Path) -> None:
     runtime = web.unpacked(package(tmp_path))
     tokens = {Site([], runtime, {}, tmp_path).token for _ in range(20)}
@@ -167,9 +174,9 @@ def test_junk_is_refused(content: bytes, tmp_path_factory: pytest.TempPathFactor
 def test_large_posts_are_refused_unread(server: Server) -> None:
     reply = ask(server, "POST", base(server) + "results", length=str(MAX_POST + 1))
     assert reply.status == 413 and reply.headers["Connection"] == "close"
-    for length in ("-1", "x", "1e3"):
+    for length in ("-1", "x", "1e3", "9" * 5000):
         assert ask(server, "POST", base(server) + "results", length=length).status == 413
-    assert site(server).refused == 4
+    assert site(server).refused == 5
 
 
 def test_posts_to_other_places_are_refused(server: Server) -> None:
@@ -251,6 +258,10 @@ def test_blocks_are_in_turn_and_what_fails_is_left_out() -> None:
     assert found["order"] == opens + warm + first + later
     assert [row["runtime"] for row in found["rows"]] == ["x", "y"]
     assert [row["calls"] for row in found["rows"]] == [4, 4]
+    # p90 / p10 is 1.33 and 1.30
+    assert [row["noisy"] for row in found["rows"]] == [True, False]
+    assert found["rows"][0]["macs"] == 7
+    assert found["rows"][0]["details"] == {"relative_l2": {"near": 0.05}, "weights": "w"}
     reasons = [(each["runtime"], each["reason"][:12]) for each in found["failed"]]
     assert reasons == [(r, "wrong result") for r in "xy"] + [
         ("z", "cannot run: "), ("z", "wrong result"),

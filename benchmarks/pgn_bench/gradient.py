@@ -16,6 +16,7 @@ from torch import Tensor
 from pgn import GateError, PgnError
 from pgn.degrade import blur
 from pgn_bench.memory import Footprint, footprint
+from pgn_bench.providers import RANDOM_WEIGHTS
 from pgn_bench.providers_catalogue import Provider, Way
 from pgn_bench.providers_exported import Call, Task
 from pgn_bench.results import EXACT, Row
@@ -148,13 +149,13 @@ def _footprint(way: Way, task: Task, say: Say) -> Footprint | None:
 
 def _row(each: Ready, timing: Timing, task: Task) -> Row:
     measured, cost = each.footprint, each.way.cost
-    details: dict[str, object] = {}
+    details: dict[str, object] = dict(each.provider.quality)
     if measured:
         details["warm_load_ms"] = measured.warm_load_ms
     if measured and measured.reserved_bytes is not None:
         details["reserved_bytes"] = measured.reserved_bytes
     if each.provider.random:
-        details["weights"] = "random, time only"
+        details |= RANDOM_WEIGHTS
     return Row(
         provider=each.provider.name,
         runtime=each.way.runtime,

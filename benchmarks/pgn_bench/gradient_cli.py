@@ -30,6 +30,7 @@ from pgn_bench.gradient import photo_task, prepare, time_rows
 from pgn_bench.providers import LOSSES, check_device
 from pgn_bench.providers_catalogue import NETWORKS, RUNTIMES, Wanted, catalogue
 from pgn_bench.providers_exported import Task
+from pgn_bench.quality import FIGURES
 from pgn_bench.results import Result, Row, fastest_exact, live_bytes, machine_name
 from pgn_bench.timing import BLOCK, machine
 from pgn_export.choices import parse_names
@@ -99,7 +100,7 @@ def print_table(result: Result) -> None:
     """Rows in a table, ratios to the fastest exact VGG-19 in float32 of the same threads."""
     table = Table(
         "gradient", "way", "thr", "GMACs", "median ms", "p90", "CPU ms", "times faster",
-        "peak / counted MB", "file MB", "load s", "cosine",
+        "peak / counted MB", "file MB", "load s", "cosine", "suite", "gap closed",
     )  # fmt: skip
     for row in result.rows:
         base = fastest_exact(result.rows, row.threads)
@@ -116,11 +117,13 @@ def print_table(result: Result) -> None:
             mega(row.file_bytes),
             "" if row.load_ms is None else f"{row.load_ms / 1000:.1f}",
             "" if row.cosine is None else f"{row.cosine:.3f}",
+            *(f"{row.details[name]:.2f}" if name in row.details else "" for name in FIGURES),
         )
     command.stdout().print(table)
     typer.echo(
         f"{machine_name(result.machine)}; * random weights, time only; ~ noisy; peak: above the "
-        f"loaded process; counted: tensors that live at once, without weights"
+        f"loaded process; counted: tensors that live at once, without weights; suite, gap closed: "
+        f"as the checkpoint's card tells (docs/benchmarking.md)"
     )
 
 

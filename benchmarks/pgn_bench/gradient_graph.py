@@ -1,13 +1,14 @@
 """Exact gradients written out as plain graphs: forward pass, differences, transposed pass.
 
 Nothing is differentiated at run time, so a compiler or a runtime for inference can run them: the
-strongest form of the losses that a PGN competes with. The target's features are inputs.
+strongest form of the losses that a PGN competes with. The target's features are given.
 
 Shapes: pixels and gradient (N, 3, H, W); features as the loss's own `features` gives them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -19,26 +20,12 @@ from pgn.teachers import PerceptualLoss
 from pgn.teachers.feature_loss import FeatureLoss
 from pgn.teachers.lpips import LPIPS
 
-GRADIENT = "gradient"  # the graph's output
 STEEP = 1e30  # turns any number but 0 into one beyond -1 or 1; three times as fast as Sign in ORT
 TINY = 1e-20  # where all channels are 0, so is what is divided by their length
 
-Tensors = dict[str, Tensor]
-
-
-class LossFeatures(nn.Module):
-    """target (N, 3, H, W) -> {"features_0": ..., ...}: what the gradient needs of it."""
-
-    def __init__(self, loss: PerceptualLoss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, target: Tensor) -> Tensors:
-        return {f"features_{k}": each for k, each in enumerate(self.loss.features(target))}
-
 
 def gradient_graph(loss: PerceptualLoss) -> nn.Module:
-    """(generated, features_0, ...) -> {"gradient": ...}, per image and pixel unit.
+    """(generated, features of the target) -> gradient of each image's distance, per pixel unit.
 
     Raises:
         PgnError: a feature loss with another norm than L1, which is not written out.
@@ -59,9 +46,9 @@ class FeatureLossGradient(nn.Module):
         self.network = network
         self.back = _way_back(network.trunk.convs)
 
-    def forward(self, generated: Tensor, **features: Tensor) -> Tensors:
+    def forward(self, generated: Tensor, features: Sequence[Tensor]) -> Tensor:
         network, trunk = self.network, self.network.trunk
-        targets = dict(zip(network.compared, features.values(), strict=True))
+        targets = dict(zip(network.compared, features, strict=True))
         weights = dict(zip(network.compared, network.layers.values(), strict=True))
         outputs = trunk.preactivations(generated, depth=network.compared[-1] + 1)
         outputs = [torch.relu(each) for each in outputs]
@@ -76,7 +63,7 @@ class FeatureLossGradient(nn.Module):
             if trunk.pooled[k]:
                 g = _unpooled(g * 0.25, below)
         g = g * (trunk.scale / trunk.std)
-        return {GRADIENT: g.flip(1) if trunk.bgr else g}
+        return g.flip(1) if trunk.bgr else g
 
 
 class LPIPSGradient(nn.Module):
@@ -87,9 +74,9 @@ class LPIPSGradient(nn.Module):
         self.network = network
         self.back = _way_back(network.convs)
 
-    def forward(self, generated: Tensor, **features: Tensor) -> Tensors:
+    def forward(self, generated: Tensor, features: Sequence[Tensor]) -> Tensor:
         network = self.network
-        targets = dict(zip(network.compared, features.values(), strict=True))
+        targets = dict(zip(network.compared, features, strict=True))
         lins = dict(zip(network.compared, network.lins, strict=True))
         entered, outputs = self._outputs(generated)
         g = torch.zeros_like(outputs[-1])
@@ -99,7 +86,7 @@ class LPIPSGradient(nn.Module):
             g = self.back[k](_through_relu(g, outputs[k]), entered[k].shape[2:])
             if k in network.pooled:
                 g = _max_unpooled(g, outputs[k - 1], entered[k], network.pool_kernel)
-        return {GRADIENT: g * 2.0 / network.scale}
+        return g * 2.0 / network.scale
 
     def _outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What enters each convolution, and what leaves its ReLU."""
@@ -115,25 +102,33 @@ class LPIPSGradient(nn.Module):
 
 
 class Transposed(nn.Module):
-    """The way back through a convolution; of stride 1 it is one with flipped weights."""
+    """The way back through a convolution of stride s, as one of stride 1 with flipped weights.
+
+    What it gives for every s-th row and column are channels of their own, which a pixel shuffle
+    interleaves: LiteRT's converter refuses the transposed convolution of AlexNet's first layer.
+    """
 
     weight: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.stride, self.padding = conv.stride, conv.padding
-        weight = conv.weight.detach()
-        self.flipped = self.stride == (1, 1)
-        weight = weight.flip(2, 3).transpose(0, 1) if self.flipped else weight
-        self.register_buffer("weight", weight.contiguous())
+        stride, padding, kernel = conv.stride[0], int(conv.padding[0]), conv.kernel_size[0]
+        taps = -(-kernel // stride)  # of the kernel, in one direction, that a place sees
+        spare = stride * taps - kernel
+        weight = F.pad(conv.weight.detach(), (0, spare, 0, spare))
+        weight = weight.reshape(*weight.shape[:2], taps, stride, taps, stride)
+        weight = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (in * s * s, out, taps, taps)
+        self.register_buffer("weight", weight.flip(2, 3).contiguous())
+        self.stride, self.padding = stride, taps - 1 - padding // stride
+        self.first = padding % stride  # row and column that belong to the image
 
     def forward(self, g: Tensor, size: torch.Size) -> Tensor:
         """`size`: height and width of what entered the convolution."""
-        kernel, padding = self.weight.shape[2], int(self.padding[0])
-        if self.flipped:
-            return F.conv2d(g, self.weight, padding=kernel - 1 - padding)
-        rest = [(side + 2 * padding - kernel) % self.stride[0] for side in size]
-        return F.conv_transpose2d(g, self.weight, None, self.stride, padding, rest)
+        back = F.conv2d(g, self.weight, padding=self.padding)
+        if self.stride == 1:
+            return back
+        rows, columns = (slice(self.first, self.first + side) for side in size)
+        return F.pixel_shuffle(back, self.stride)[..., rows, columns]
 
 
 def _way_back(convs: nn.ModuleList) -> nn.ModuleList:

@@ -11,39 +11,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pgn import PgnError
+from pgn_bench.deployed import Exported, read
 from pgn_bench.phone_adb import Phone, ShellError
 from pgn_bench.phone_tools import MAX_SECONDS, Reading, Tool
 from pgn_bench.results import Row
 from pgn_bench.timing import NOISY
-from pgn_export import manifest
-from pgn_runtime.artifact import PROXY, read_entry
 from pgn_runtime.files import exists
 
 FOLDER = "/data/local/tmp/pgn"  # on the phone; removed in the end
 BLOCKS = 5  # runs of a program for every model
 MEMORY_CALLS = 10  # of the run that tells memory
-SECONDS = 3 * MAX_SECONDS  # of a run: warm-up, calls, and loading
+SECONDS = 3 * MAX_SECONDS  # of a run: warm-up, calls, and loading; then the phone itself ends it
+SPARE = 10  # seconds more, until adb is no longer waited for
 
 
 @dataclass(frozen=True)
 class Model:
     """An exported gradient, and the program that runs it."""
 
-    path: Path
+    exported: Exported
     tool: Tool
-    provider: str
-    dtype: str
-    batch: int
-    size: int  # pixels of the longer side
 
     @property
     def label(self) -> str:
-        return f"{self.provider}, {self.tool.runtime}, {self.dtype}"
+        return f"{self.exported.provider}, {self.tool.runtime}, {self.exported.dtype}"
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,7 @@ def find_model(path: Path, programs: Mapping[Tool, Path]) -> Model:
     """An artifact of pgn-export, for one of the programs.
 
     Raises:
-        PgnError: no such file, or none that these programs run; a gradient of no fixed size.
-        RuntimeInputError: it is in no manifest, or was changed after its export.
+        PgnError: no such file, or none that these programs run; otherwise as `read`.
     """
     tool = next((tool for tool in programs if tool.suffix == path.suffix), None)
     if tool is None or not exists(path):
@@ -78,26 +72,7 @@ def find_model(path: Path, programs: Mapping[Tool, Path]) -> Model:
             f"artifacts: got {path}, expected a file of pgn-export that ends in {able}: what the "
             f"given programs run (--litert-benchmark: .tflite, --onnxruntime-perf-test: .onnx)."
         )
-    manifest.check(path.parent)
-    entry = read_entry(path)
-    shape = _shape(entry)
-    if PROXY not in entry["outputs"] or shape is None:
-        raise PgnError(
-            f"artifacts: {path.name} gives no gradient of one size. Export it without --dynamic, "
-            f"and name the file whose graph gives '{PROXY}'."
-        )
-    batch, _, height, width = shape
-    cached = ", target cached" if "target_features" in entry else ""
-    provider = f"{entry['name']}{cached}"
-    return Model(path, tool, provider, entry["precision"], batch, max(height, width))
-
-
-def _shape(entry: Mapping[str, Any]) -> list[int] | None:
-    """(N, 3, H, W) of the generated image; None if any is free."""
-    inputs = entry.get("inputs")
-    shape = inputs.get("generated") if isinstance(inputs, dict) else None
-    fixed = isinstance(shape, list) and len(shape) == 4 and all(type(n) is int for n in shape)
-    return shape if fixed else None
+    return Model(read(path), tool)
 
 
 def measure(phone: Phone, plan: Plan, advance: Callable[[], None] = lambda: None) -> Measured:
@@ -117,7 +92,7 @@ def measure(phone: Phone, plan: Plan, advance: Callable[[], None] = lambda: None
                 line = _line(plan, index, for_memory=block == BLOCKS)
                 model = plan.models[index]
                 try:
-                    readings[index].append(model.tool.reading(phone.shell(line, SECONDS)))
+                    readings[index].append(model.tool.reading(phone.shell(line, SECONDS + SPARE)))
                 except ShellError as error:
                     left_out[model.label] = str(error)
                     del readings[index]
@@ -138,7 +113,7 @@ def _pushed(phone: Phone, plan: Plan) -> Iterator[None]:
             phone.push(program, f"{FOLDER}/{tool.runtime}")
         phone.shell(f"chmod 755 {FOLDER}/*")
         for index, model in enumerate(plan.models):
-            phone.push(model.path, f"{FOLDER}/{_remote_name(model, index)}")
+            phone.push(model.exported.path, f"{FOLDER}/{_remote_name(model, index)}")
         yield
     finally:
         with suppress(PgnError):
@@ -152,7 +127,7 @@ def _line(plan: Plan, index: int, *, for_memory: bool) -> str:
     calls = MEMORY_CALLS if for_memory else -(-plan.calls // BLOCKS)
     graph = _remote_name(model, index)
     filled = flags.format(graph=graph, threads=plan.threads, calls=calls)
-    return f"cd {FOLDER} && ./{model.tool.runtime} {filled}"
+    return f"cd {FOLDER} && timeout {SECONDS} ./{model.tool.runtime} {filled}"
 
 
 def _remote_name(model: Model, index: int) -> str:
@@ -161,10 +136,12 @@ def _remote_name(model: Model, index: int) -> str:
 
 
 def _row(model: Model, threads: int, timed: Sequence[Reading], memory: Reading) -> Row:
+    exported = model.exported
     times = [reading.typical_ms for reading in timed]
     p10, median, p90 = (float(value) for value in np.percentile(times, (10, 50, 90)))
     loads = [reading.load_ms for reading in timed if reading.load_ms is not None]
-    details = {
+    details: dict[str, object] = {
+        **exported.details,
         "times": f"of {len(timed)} runs of the program, the median or mean of each",
         "min_ms": min(reading.min_ms for reading in timed),
         "max_ms": max(reading.max_ms for reading in timed),
@@ -172,20 +149,22 @@ def _row(model: Model, threads: int, timed: Sequence[Reading], memory: Reading) 
     if memory.process_bytes is not None:
         details["process_bytes"] = memory.process_bytes
     return Row(
-        provider=model.provider,
+        provider=exported.provider,
         runtime=model.tool.runtime,
         device="cpu",
-        size=model.size,
-        batch=model.batch,
+        size=exported.size,
+        batch=exported.batch,
         threads=threads,
-        dtype=model.dtype,
+        dtype=exported.dtype,
         median_ms=median,
         p10_ms=p10,
         p90_ms=p90,
         calls=sum(reading.calls for reading in timed),
         load_ms=loads[0] if loads else None,  # the first, before the phone has the file at hand
         peak_bytes=memory.peak_bytes,
-        file_bytes=model.path.stat().st_size,
+        file_bytes=exported.path.stat().st_size,
+        parameters=exported.parameters,
+        macs=exported.macs,
         noisy=p90 > NOISY * p10,
         details=details,
     )

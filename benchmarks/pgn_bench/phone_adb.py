@@ -15,6 +15,7 @@ STATES = {  # as `adb devices` calls them, and the way out
     "unauthorized": "Unlock it and allow USB debugging for this computer.",
     "no permissions": "Give this user access to USB devices (udev rules), or try another cable.",
 }
+TIMED_OUT = 124  # exit code of the phone's `timeout`
 THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 
 
@@ -46,8 +47,10 @@ class Phone:
         try:
             code, text = _adb(self.adb, ["-s", self.serial, *words], seconds)
         except subprocess.TimeoutExpired:
+            code, text = TIMED_OUT, ""
+        if code == TIMED_OUT:
             self._check()
-            raise ShellError(f"phone: '{name:.80}' took longer than {seconds:.0f} s.") from None
+            raise ShellError(f"phone: '{name:.80}' took too long, and was ended.")
         if code:
             self._check()
             raise ShellError(f"phone: '{name:.80}' failed with code {code}: {last_lines(text)}")

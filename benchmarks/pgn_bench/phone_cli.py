@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-import pgn
 from pgn import PgnError, command
-from pgn.checkpoint import BUNDLED
+from pgn_bench.deployed import PAPER_HELP, export_as, networks, peers
 from pgn_bench.flags import AsJson, Output, deliver, mega, tell
 from pgn_bench.phone import BLOCKS, Plan, find_model, measure
 from pgn_bench.phone_adb import Phone, connect, describe, thermal_status
-from pgn_bench.phone_tools import LITERT, ONNXRUNTIME, Tool
+from pgn_bench.phone_tools import LITERT, ONNXRUNTIME
 from pgn_bench.results import Result, machine_name
-from pgn_export import export
 from pgn_runtime.files import sha256
-
-SIZE = 224  # pixels
 
 
 def phone_command(
@@ -42,8 +40,14 @@ def phone_command(
         Path | None,
         typer.Option(help="ONNX Runtime's, for Android.", exists=True, dir_okay=False),
     ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help=PAPER_HELP)] = False,
     threads: Annotated[int, typer.Option(help="Big cores of the phone.", min=1, max=64)] = 4,
-    runs: Annotated[int, typer.Option(help="Timed calls of each.", min=BLOCKS, max=10_000)] = 300,
+    runs: Annotated[
+        int,
+        typer.Option(
+            help="Timed calls of each; fewer if they take seconds.", min=BLOCKS, max=10_000
+        ),
+    ] = 300,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,20 +65,13 @@ def phone_command(
         )
     phone = connect(adb_path, adb)
     with tempfile.TemporaryDirectory() as folder:
-        with command.stderr.status("exporting"):
-            models = [
-                find_model(path, programs) for path in artifacts or _bundled(programs, Path(folder))
-            ]
+        with command.stderr.status("exporting") as status:
+            named = chain([] if artifacts else networks(), peers() if paper else [])
+            ways = [(tool.target, "fp32") for tool in programs]
+            made = export_as(named, Path(folder), ways, lambda text: status.update(escape(text)))
+            models = [find_model(path, programs) for path in (*(artifacts or []), *made)]
         result = _measure(phone, Plan(models, programs, threads, runs))
     deliver(result, output, as_json, _print)
-
-
-def _bundled(programs: Mapping[Tool, Path], folder: Path) -> list[Path]:
-    return [
-        export(pgn.load(name), tool.target, folder / name, SIZE, name=name, cached_target=True).path
-        for tool in programs
-        for name in BUNDLED
-    ]
 
 
 def _measure(phone: Phone, plan: Plan) -> Result:
@@ -122,7 +119,7 @@ def _print(result: Result) -> None:
     )
     for row in result.rows:
         table.add_row(
-            row.provider,
+            row.provider + (" *" if "weights" in row.details else ""),
             row.runtime,
             row.dtype,
             f"{row.median_ms:.2f}" + (" ~" if row.noisy else ""),
@@ -135,5 +132,5 @@ def _print(result: Result) -> None:
     command.stdout().print(table)
     typer.echo(
         f"{machine_name(result.machine)}, {result.machine['system']}; times over {BLOCKS} runs of "
-        f"a program; ~ noisy; peak: above the loaded model"
+        f"a program; * random weights, time only; ~ noisy; peak: above the loaded model"
     )

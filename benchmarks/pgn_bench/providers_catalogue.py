@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -14,28 +15,21 @@ from torch import nn
 from pgn import PGN, MissingExtraError, PgnError, backbones
 from pgn.teachers import PerceptualLoss
 from pgn_bench import providers
-from pgn_bench.gradient_graph import LossFeatures, gradient_graph
+from pgn_bench.exact_network import exact_network
 from pgn_bench.memory import Build
 from pgn_bench.memory_formula import count
 from pgn_bench.providers import LOSSES, RANDOM
 from pgn_bench.providers_exported import Call, Files, Task, run_files
+from pgn_bench.quality import of_card
 from pgn_export.chatter import failures
 from pgn_export.exporting import CONVERTERS
-from pgn_export.graph import Conversion, Graph, has_target_branch, trace
+from pgn_export.graph import Conversion, has_target_branch
 from pgn_export.source import CACHED, TARGET_FEATURES, WHOLE, Options, Source
 
 NETWORKS = ("pgn-lite", "pgn-nano", "resnet4", "resnet6", "resnet8", "unet")
 RUNTIMES = ("torch", "onnxruntime", "litert")
 DTYPES = ("fp32", "fp16", "int8")  # of exports
 _TARGETS = {"onnxruntime": "onnx", "litert": "tflite"}
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """What is exported: a gradient or a proxy, and where it can be apart, the target's features."""
-
-    main: Graph
-    of_target: Graph | None = None
 
 
 @dataclass(frozen=True)
@@ -68,27 +62,29 @@ class Provider:
     random: bool  # random weights: for time and memory only
     ways: list[Way] = field(default_factory=list)
     left_out: dict[str, PgnError] = field(default_factory=dict)  # why a way cannot be had
+    quality: Mapping[str, float] = field(default_factory=dict)  # as its card tells
 
     def label(self, runtime: str, dtype: str) -> str:
         return f"{self.name}, {runtime}, {dtype}"
 
     def add_exports(
-        self, graphs: Graphs, wanted: Sequence[tuple[str, str]], stem: Path, alpha: float | None
+        self, source: Source, runtimes: Sequence[str], dtypes: Sequence[str], stem: Path
     ) -> None:
-        """A way for each (runtime, dtype) to which the graphs convert.
-
-        Args:
-            alpha: of the closed form; None where the graph gives the gradient itself.
-        """
-        cost = _cost(partial(graphs.main.module, **graphs.main.inputs), self.parameters)
-        for runtime, dtype in wanted:
-            try:
-                files = replace(_export(graphs, _TARGETS[runtime], dtype, stem), alpha=alpha)
-            except PgnError as error:
-                self.left_out[self.label(runtime, dtype)] = error
-                continue
-            measured = replace(cost, file_bytes=files.bytes)
-            self.ways.append(Way(runtime, dtype, partial(run_files, files), measured, files))
+        """A way for each dtype in each of `runtimes` that runs exports, if the source converts."""
+        made = {}
+        for runtime, dtype in product(runtimes, dtypes):
+            if runtime in _TARGETS:
+                try:
+                    made[runtime, dtype] = _export(source, _TARGETS[runtime], dtype, stem)
+                except PgnError as error:
+                    self.left_out[self.label(runtime, dtype)] = error
+        if not made:
+            return
+        *_, main = source.graphs.values()
+        cost = _cost(partial(main.module, **main.inputs), self.parameters)
+        for (runtime, dtype), files in made.items():
+            counted = replace(cost, file_bytes=files.bytes)
+            self.ways.append(Way(runtime, dtype, partial(run_files, files), counted, files))
 
 
 @dataclass(frozen=True)
@@ -138,8 +134,8 @@ def exported(net: PGN, task: Task) -> Call:
         ConversionError: it cannot be exported.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = _export(_network_graphs(net, task), "onnx", "fp32", Path(folder) / "network")
-        return run_files(replace(files, alpha=net.config.alpha), task)
+        stem = Path(folder) / "network"
+        return run_files(_export(_source(net, task), "onnx", "fp32", stem), task)
 
 
 def _loss(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
@@ -160,9 +156,8 @@ def _loss(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
             provider.ways.append(
                 Way("torch.compile", "bf16", partial(compiled, "bf16"), Cost(cost.macs))
             )
-    if "onnxruntime" in wanted.runtimes:
-        graphs = _loss_graphs(loss, task)
-        provider.add_exports(graphs, [("onnxruntime", "fp32")], folder / f"exact-{name}", None)
+    source = _source(exact_network(loss, provider.name, provider.random), task)
+    provider.add_exports(source, wanted.runtimes, ("fp32",), folder / f"exact-{name}")
     return provider
 
 
@@ -182,54 +177,40 @@ def _network(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
     untrained = name in backbones.NAMES
     stem = f"pgn-{name}" if untrained else Path(name).stem
     reference = partial(providers.eager_network, name)
-    provider = Provider(stem, reference, _parameters(net), untrained)
+    provider = Provider(stem, reference, _parameters(net), untrained, quality=of_card(net.info))
     if "torch" in wanted.runtimes:
         cost = _cost(reference(replace(task, device="cpu")), provider.parameters)
         provider.ways.append(Way("torch", "fp32", reference, cost))
         if task.device == "cuda":
             fast = partial(providers.compiled_network, name)
             provider.ways.append(Way("torch.compile", "fp32", fast, Cost(cost.macs)))
-    exported = [(r, dtype) for r in wanted.runtimes if r in _TARGETS for dtype in wanted.dtypes]
-    if exported:
-        alpha = net.config.alpha
-        provider.add_exports(_network_graphs(net, task), exported, folder / stem, alpha)
+    provider.add_exports(_source(net, task), wanted.runtimes, wanted.dtypes, folder / stem)
     return provider
 
 
-def _network_graphs(net: PGN, task: Task) -> Graphs:
+def _source(net: PGN, task: Task) -> Source:
+    """A network at the size and batch of a task, the target's features apart where it can be."""
     batch, _, height, width = task.generated.shape
     options = Options((height, width), batch, cached_target=has_target_branch(net))
-    source = Source(net, options=options)
-    source.check()
-    graphs = source.graphs
-    return Graphs(graphs[CACHED if options.cached_target else WHOLE], graphs.get(TARGET_FEATURES))
+    return Source(net, options=options)
 
 
-def _loss_graphs(loss: PerceptualLoss, task: Task) -> Graphs:
-    generated, target = providers.images(task)
-    of_target = trace(LossFeatures(loss).eval(), {"target": target})
-    graph = gradient_graph(loss).eval()
-    return Graphs(trace(graph, {"generated": generated, **of_target.outputs}), of_target)
-
-
-def _export(graphs: Graphs, target: str, dtype: str, stem: Path) -> Files:
+def _export(source: Source, target: str, dtype: str, stem: Path) -> Files:
     """The graphs as files that begin with `stem`.
 
     Raises:
+        PgnError: a size that the network does not take.
         ConversionError: the converter failed.
         MissingExtraError: it is not installed.
     """
-    converter = CONVERTERS[target]
-    graph, of_target = (
-        stem.with_name(f"{stem.name}-{dtype}{part}{converter.SUFFIX}")
-        for part in (WHOLE, TARGET_FEATURES)
-    )
+    source.check()
+    converter, made = CONVERTERS[target], {}
     with failures(target, stem.parent):
-        converter.export(Conversion(graphs.main, dtype), graph)
-        if graphs.of_target is None:
-            return Files(graph)
-        converter.export(Conversion(graphs.of_target, dtype), of_target)
-    return Files(graph, of_target)
+        for part, graph in source.graphs.items():
+            made[part] = stem.with_name(f"{stem.name}-{dtype}{part}{converter.SUFFIX}")
+            converter.export(Conversion(graph, dtype), made[part])
+    main = made[CACHED if source.options.cached_target else WHOLE]
+    return Files(main, source.net.config.alpha, made.get(TARGET_FEATURES))
 
 
 @torch.no_grad()  # losses take their gradients all the same

@@ -29,8 +29,8 @@ class Files:
     """An exported gradient."""
 
     graph: Path
+    alpha: float  # of the closed form
     of_target: Path | None = None  # target -> features_0, ..., where the graph takes those
-    alpha: float | None = None  # of the closed form; None: the graph gives the gradient itself
 
     @property
     def bytes(self) -> int:
@@ -49,8 +49,6 @@ def run_files(files: Files, task: Task) -> Call:
 
     def call() -> Pixels:
         outputs = session.run(inputs)
-        if files.alpha is None:
-            return outputs["gradient"]
         return closed_form(task.generated, task.target, outputs["proxy"], files.alpha, 0.0)
 
     return call

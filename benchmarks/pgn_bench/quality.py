@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+FIGURES = ("mean_cosine", "gap_closed")
+
 
 def of_card(info: Mapping[str, Any]) -> dict[str, float]:
     """What `pgn-eval alignment --record` and `pgn-eval dip --record` wrote; what is missing is not.
@@ -16,7 +18,7 @@ def of_card(info: Mapping[str, Any]) -> dict[str, float]:
     cosine = _part(info.get("quality"), "mean_cosine")
     rows = _part(info.get("deep_image_prior"), "rows")
     shares = [_part(row, "gap_closed") for row in rows] if isinstance(rows, list) else []
-    found = {"mean_cosine": cosine, "gap_closed": max(filter(_is_number, shares), default=None)}
+    found = dict(zip(FIGURES, (cosine, max(filter(_is_number, shares), default=None)), strict=True))
     return {name: float(value) for name, value in found.items() if _is_number(value)}
 
 

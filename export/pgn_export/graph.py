@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
 
 from pgn import PGN, PgnError
-from pgn.backbones.lite import Lite
+from pgn.backbones import TargetBranch
 from pgn.images import denormalise, normalise
 
 INPUTS = ("generated", "target")
@@ -106,6 +107,15 @@ def trace(module: nn.Module, inputs: Tensors, dynamic: bool = False) -> Graph:
     return Graph(module, program, inputs, outputs, dynamic)
 
 
+@torch.no_grad()
+def count_macs(graph: Graph) -> int:
+    """Multiply-accumulates of convolutions and matrix products, at the size of its examples."""
+    with FlopCounterMode(display=False) as counter:
+        graph.module(**graph.inputs)
+    operations: int = counter.get_total_flops()  # a multiply-accumulate is two
+    return operations // 2
+
+
 def example(size: Size, batch: int = 1) -> Tensors:
     """Inputs to trace with."""
     generator = torch.Generator().manual_seed(0)
@@ -113,13 +123,13 @@ def example(size: Size, batch: int = 1) -> Tensors:
     return {name: torch.rand(shape, generator=generator) for name in INPUTS}
 
 
-def splittable(net: PGN) -> Lite:
+def splittable(net: PGN) -> TargetBranch:
     """The backbone of a network whose target branch can be computed apart.
 
     Raises:
         PgnError: it mixes both images from its first layer on.
     """
-    if not isinstance(net.backbone, Lite):
+    if not isinstance(net.backbone, TargetBranch):
         raise PgnError(
             f"--cached-target: backbone '{net.config.backbone}' has no branch of the target's own. "
             f"Leave the flag out, or use a lite backbone."
@@ -129,7 +139,7 @@ def splittable(net: PGN) -> Lite:
 
 def has_target_branch(net: PGN) -> bool:
     """Whether `splittable` takes the network."""
-    return isinstance(net.backbone, Lite)
+    return isinstance(net.backbone, TargetBranch)
 
 
 def fold_batch_norms(net: nn.Module) -> None:

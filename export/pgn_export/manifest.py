@@ -16,7 +16,7 @@ from pgn import PgnError
 from pgn.files import atomic_path
 from pgn.images import MEAN, STD
 from pgn_export import card
-from pgn_export.graph import Graph
+from pgn_export.graph import Graph, count_macs, has_target_branch
 from pgn_export.parity import GATES, Figures
 from pgn_export.proof import Files
 from pgn_export.source import Source
@@ -42,6 +42,7 @@ class Details:
 def describe(details: Details, files: Files, parity: list[Figures]) -> dict[str, dict[str, Any]]:
     """The manifest entries of an artifact's files (already under their final names), by name."""
     entries = {}
+    net = details.source.net
     pairs = zip(details.source.graphs.items(), files.all, strict=True)
     for (suffix, graph), path in pairs:
         entry = {
@@ -52,13 +53,17 @@ def describe(details: Details, files: Files, parity: list[Figures]) -> dict[str,
             "inputs": _shapes(graph, graph.inputs),
             "outputs": _shapes(graph, graph.outputs),
             "checkpoint_sha256": _checkpoint_sha256(details.source),
-            "network": details.source.net.metadata(),
+            "network": net.metadata(),
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
             "gate": asdict(GATES[details.dtype]),
             "test_vectors": details.test_vectors,
             "versions": versions(details.packages),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
+        if not graph.dynamic:
+            entry["macs"] = count_macs(graph)
         if path == files.proxy:
+            entry["target_recomputed"] = has_target_branch(net) and not files.target_features
             entry["parity"] = [asdict(figures) for figures in parity]
             if files.target_features:
                 entry["target_features"] = files.target_features.name

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgn.backbones.lite import NANO_WIDTHS, Lite
-from pgn.backbones.padding import Backbone
+from pgn.backbones.padding import Backbone, TargetBranch
 from pgn.backbones.resnet import ResNet
 from pgn.backbones.unet import UNet
 from pgn.errors import PgnError, unknown_name
@@ -46,4 +46,4 @@ def build(name: str, **options: Any) -> Backbone:
         ) from None
 
 
-__all__ = ["NAMES", "THIN", "Backbone", "Lite", "ResNet", "UNet", "build"]
+__all__ = ["NAMES", "THIN", "Backbone", "Lite", "ResNet", "TargetBranch", "UNet", "build"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,3 +30,17 @@ class Backbone(nn.Module):
         if isinstance(bottom, int) and isinstance(right, int) and bottom == right == 0:
             return u  # keeps graphs of a fixed, fitting size free of a needless Pad
         return F.pad(u, (0, right, 0, bottom), mode="replicate")
+
+
+@runtime_checkable
+class TargetBranch(Protocol):
+    """A backbone that sees a target apart from the generated image until it compares the two.
+
+    `forward_cached(g, target_features(t))` is `forward(g, t)`, images (N, 3, H, W).
+    """
+
+    def target_features(self, u_target: Tensor) -> list[Tensor]:
+        """All that the gradient needs of a target; computed once a target."""
+
+    def forward_cached(self, u_generated: Tensor, target: list[Tensor]) -> Tensor:
+        """`forward` with the target's features computed before."""

@@ -52,6 +52,8 @@ def general(rows: Sequence[Row]) -> list[Column]:
         Column("file MB", lambda row: _number(row.file_bytes, 1e6)),
         Column("load ms", lambda row: _number(row.load_ms)),
         Column("cosine", lambda row: "" if row.cosine is None else f"{row.cosine:.3f}"),
+        Column("cosine, suite", partial(_detail, "mean_cosine")),
+        Column("gap closed", partial(_percent, "gap_closed")),
     ]
 
 

@@ -10,14 +10,16 @@ from typing import Annotated
 
 import segno
 import typer
+from rich.markup import escape
 
 from pgn import command
 from pgn.files import check_folder
 from pgn_bench import web
+from pgn_bench.deployed import PAPER_HELP
 from pgn_bench.serve import jobs
 from pgn_bench.serve.server import Server
 from pgn_bench.serve.site import Site
-from pgn_bench.timing import BLOCK, WARM_UP
+from pgn_bench.timing import BLOCK, NOISY, WARM_UP
 
 
 def serve_command(
@@ -29,6 +31,7 @@ def serve_command(
             "exported at first, if none is named.",
         ),
     ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help=PAPER_HELP)] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of the results, and of exports.")
     ] = Path("results"),
@@ -49,8 +52,6 @@ def serve_command(
     """
     check_folder(output)
     runtime = web.unpacked(onnxruntime_web) if onnxruntime_web else web.fetch()
-    with command.stderr.status("exporting and checking"):
-        found = jobs.find(models) if models else jobs.bundled(output / "models")
 
     def tell(path: Path) -> None:
         typer.echo(json.dumps({"result": str(path)}) if as_json else path)
@@ -59,10 +60,15 @@ def serve_command(
         "rounds": rounds,
         "block": BLOCK,
         "warm_up": WARM_UP,
+        "noisy": NOISY,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    site = Site(found, runtime, settings, output, tell)
-    with Server(site, host, port) as server:
+    site = Site([], runtime, settings, output, tell)
+    with Server(site, host, port) as server:  # before minutes of work: is the port free?
+        with command.stderr.status("checking") as status:
+            site.jobs += jobs.prepare(
+                models or [], output / "models", paper, lambda text: status.update(escape(text))
+            )
         if as_json:
             typer.echo(json.dumps({"address": server.address}))
         else:
@@ -71,4 +77,4 @@ def serve_command(
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            typer.echo(f"{len(site.saved)} results, {site.refused} posts refused", err=True)
+            typer.echo(f"results: {len(site.saved)}, refused posts: {site.refused}", err=True)

@@ -11,7 +11,8 @@ import pgn
 from pgn import PgnError
 from pgn.avatar.checkpoint import BUNDLED as AVATARS
 from pgn.checkpoint import BUNDLED
-from pgn_export import export, manifest, vectors
+from pgn_bench.deployed import SIZE, Say, export_as, networks, peers, read
+from pgn_export import manifest, vectors
 from pgn_export.fitting.pack import SUFFIX as PACK_SUFFIX
 from pgn_export.fitting.pack import Packing, write
 from pgn_export.fitting.subject import of_avatar
@@ -21,7 +22,6 @@ from pgn_runtime.files import exists
 from pgn_runtime.pack import SELFTEST, WEIGHTS, read_pack
 from pgn_runtime.selftest import LIMITS
 
-SIZE = 224  # pixels
 DTYPES = ("fp32", "fp16")
 MAX_JOBS = 32
 
@@ -39,18 +39,27 @@ class Job:
     files: dict[str, Path]
 
 
-def bundled(folder: Path) -> list[Job]:
-    """The bundled networks and avatar, exported to `folder` where they are not there.
+def prepare(models: Sequence[Path], folder: Path, paper: bool, say: Say) -> list[Job]:
+    """Jobs of `models`, or of the bundled networks and avatar; `paper` adds the paper's networks.
+
+    What is no file yet is exported to `folder`, if it is not there.
 
     Raises:
-        as pgn_export.export, and pgn_export.fitting.pack.write.
+        as `find`, pgn_export.export, and pgn_export.fitting.pack.write.
     """
-    gradients = [_exported(name, dtype, folder) for name in BUNDLED for dtype in DTYPES]
-    return [*gradients, of_pack(_packed(folder / f"{AVATARS[0]}{PACK_SUFFIX}"))]
+    named = find(models)  # before minutes of work
+    paths: list[Path] = []
+    if not models:
+        paths += export_as(networks(), folder, [("onnx", dtype) for dtype in DTYPES], say)
+        paths.append(_packed(folder / f"{AVATARS[0]}{PACK_SUFFIX}", say))
+    if paper:
+        paths += export_as(peers(), folder, [("onnx", "fp32")], say)
+    return named + find(paths)
 
 
-def _packed(pack: Path) -> Path:
+def _packed(pack: Path, say: Say) -> Path:
     if not exists(pack):
+        say(f"packing {pack.stem}")
         network = BUNDLED[0]
         write(Packing(of_avatar(AVATARS[0]), pgn.load(network), network), ["onnx"], pack)
     return pack
@@ -80,7 +89,7 @@ def of_model(path: Path) -> Job:
     """One gradient of an exported network.
 
     Raises:
-        PgnError: no .onnx file that gives a gradient at one size; no test vectors.
+        PgnError: no .onnx file that gives a gradient of one size; no test vectors.
         RuntimeInputError: a file is missing, or was changed after its export.
     """
     if path.suffix != ".onnx" or not exists(path):
@@ -88,31 +97,25 @@ def of_model(path: Path) -> Job:
             f"models: got {path}, expected an .onnx file of pgn-export, a folder of them, or a "
             f"pack, NAME{PACK_SUFFIX}."
         )
-    manifest.check(path.parent)
-    entry = read_entry(path)
-    shape = entry["inputs"].get("generated", ())
-    if PROXY not in entry["outputs"] or not all(isinstance(side, int) for side in shape):
-        raise PgnError(
-            f"models: {path.name} gives no gradient of one size. Export it without --dynamic, and "
-            f"name the file whose graph gives '{PROXY}'."
-        )
-    graphs = {"proxy": path}
+    exported = read(path)
+    entry, graphs = exported.entry, {"proxy": path}
     if name := entry.get("target_features"):
         graphs["target_features"] = beside(path.parent, name)
         read_entry(graphs["target_features"])
-    batch, _, height, width = shape
-    limit = GATES[entry["precision"]].max_relative_l2
+    wanted = beside(path.parent, entry.get("test_vectors"))
+    vectors.load(wanted)  # it is there, and whole
     description = {
         "kind": "gradient",
-        "provider": entry["name"] + (", target cached" if len(graphs) > 1 else ""),
-        "dtype": entry["precision"],
-        "size": max(height, width),
-        "batch": batch,
+        "provider": exported.provider,
+        "dtype": exported.dtype,
+        "size": exported.size,
+        "batch": exported.batch,
         "alpha": entry["alpha"],
-        "limits": dict.fromkeys(DISTANCES, limit),
+        "limits": dict.fromkeys(DISTANCES, GATES[exported.dtype].max_relative_l2),
+        "parameters": exported.parameters,
+        "macs": exported.macs,
+        "details": exported.details,
     }
-    wanted = beside(path.parent, entry["test_vectors"])
-    vectors.load(wanted)  # it is there, and whole
     return _job(description, graphs, {"vectors": wanted})
 
 
@@ -131,7 +134,7 @@ def of_pack(folder: Path) -> Job:
         "dtype": "fp32",
         "size": max(pack.size),
         "batch": pack.microbatch,
-        "parameters": pack.trained,
+        "trained": pack.trained,
         "learning_rate": pack.learning_rate,
         "limits": LIMITS,
     }
@@ -143,11 +146,6 @@ def of_pack(folder: Path) -> Job:
 def _job(description: dict[str, Any], graphs: dict[str, Path], tensors: dict[str, Path]) -> Job:
     size = sum(path.stat().st_size for path in graphs.values())
     return Job({**description, "file_bytes": size, "graphs": list(graphs)}, {**graphs, **tensors})
-
-
-def _exported(name: str, dtype: str, folder: Path) -> Job:
-    made = export(pgn.load(name), "onnx", folder, SIZE, dtype, name=name, cached_target=True)
-    return of_model(made.path)
 
 
 def _models(folder: Path) -> list[str]:

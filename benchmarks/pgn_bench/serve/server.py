@@ -7,6 +7,8 @@ network it takes TLS, for which a certificate is made at every start, that no br
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 import shutil
 import socket
 import ssl
@@ -14,6 +16,7 @@ import sys
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import trustme
@@ -94,10 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         if name == PLAN:
             self._answer(HTTPStatus.OK, self.site.plan, JSON)
         elif name in self.site.files:
-            path = self.site.files[name]
-            with path.open("rb") as file:
-                self._begin(HTTPStatus.OK, path.stat().st_size, TYPES.get(path.suffix, BYTES))
-                shutil.copyfileobj(file, self.wfile)
+            self._send(self.site.files[name])
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "Nothing is here. Is the address whole?")
 
@@ -107,8 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "Nothing is here.")
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_POST:
-            self.site.refused += 1
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_POST:
+            self.site.refuse()
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected at most {MAX_POST} bytes.")
             return
         try:
@@ -125,6 +125,18 @@ class Handler(BaseHTTPRequestHandler):
         """What is asked for behind the token; None without the token."""
         prefix = f"/{self.site.token}/"
         return self.path.removeprefix(prefix) if self.path.startswith(prefix) else None
+
+    def _send(self, path: Path) -> None:
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            reason = f"{path.name} cannot be read any more ({error.strerror})."
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, reason)
+            return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            self._begin(HTTPStatus.OK, size, TYPES.get(path.suffix, BYTES))
+            shutil.copyfileobj(file, self.wfile)
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         self.close_connection = True  # what else it sent is not read

@@ -65,19 +65,24 @@ class Site:
             for index, job in enumerate(self.jobs)
         ]
 
+    def refuse(self) -> None:
+        """Count a post that is not taken."""
+        with self._lock:
+            self.refused += 1
+
     def receive(self, content: bytes) -> Path:
         """Write what a page measured; the same figures, sent again, are the same file.
 
         Raises:
             PgnError: they are no result of a browser; the folder is full.
         """
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 path = self._write(content)
-            except PgnError:
-                self.refused += 1
-                raise
-            self.saved.add(path)
+                self.saved.add(path)
+        except PgnError:
+            self.refuse()
+            raise
         self.on_result(path)
         return path
 

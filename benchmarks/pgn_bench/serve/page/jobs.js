@@ -66,6 +66,7 @@ async function openGradient(ort, job, sessions, files) {
       return closedForm(generated, outputs.proxy.data, shape, job.alpha);
     };
   }
+  await sessions.target_features?.release(); // phones have little memory
   return { errors, call: calls.mid };
 }
 
@@ -79,7 +80,7 @@ async function openFit(ort, job, sessions, files) {
   const { seen, sums } = await fitting.step(job.learning_rate);
   const size = batch.photo.dims.slice(2);
   const { epsilon } = adamNumbers(job.learning_rate, 1, job.batch, size);
-  const all = (read) => job.parameters.flatMap((name) => Array.from(read(name)));
+  const all = (read) => job.trained.flatMap((name) => Array.from(read(name)));
   const sum = (name) => sums[`sum_of_${name}`].data;
   const errors = {
     generated: relativeL2(seen[0].generated.data, wanted.generated.data),

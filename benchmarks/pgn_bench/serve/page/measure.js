@@ -6,7 +6,7 @@ const REST_MS = 50; // idle threads of a runtime spin for less before they sleep
 /**
  * Measure every job of the plan in every runtime: {rows, failed}, as result files have them.
  *
- * @param plan of the server: jobs, rounds, block, warm_up
+ * @param plan of the server: jobs, rounds, block, warm_up; noisy, the p90 / p10 of a disturbed row
  * @param runtimes [{runtime, device, threads, call(method, value)}, ...]
  * @param show called with {text, share}
  */
@@ -39,7 +39,7 @@ export async function measure(plan, runtimes, show) {
   }
   const failed = ({ job, runtime, reason }) => ({ ...named(job, runtime), reason });
   return {
-    rows: entries.filter((entry) => !entry.reason).map(row),
+    rows: entries.filter((entry) => !entry.reason).map((entry) => row(entry, plan.noisy)),
     failed: entries.filter((entry) => entry.reason).map(failed),
   };
 }
@@ -61,13 +61,17 @@ function named({ provider, size, batch, dtype }, { runtime, device, threads }) {
   return { provider, runtime, device, size, batch, threads, dtype };
 }
 
-function row({ job, runtime, loadMs, errors, milliseconds }) {
+function row({ job, runtime, loadMs, errors, milliseconds }, noisy) {
+  const times = summary(milliseconds);
   return {
     ...named(job, runtime),
-    ...summary(milliseconds),
+    ...times,
+    noisy: times.p90_ms > noisy * times.p10_ms,
     load_ms: loadMs,
     file_bytes: job.file_bytes,
-    details: { relative_l2: errors },
+    parameters: job.parameters,
+    macs: job.macs,
+    details: { relative_l2: errors, ...job.details },
   };
 }
 

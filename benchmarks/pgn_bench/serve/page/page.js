@@ -54,7 +54,7 @@ async function start() {
   }
 }
 
-/** A result file; a page in the background is given less of the processor, so its rows are noisy. */
+/** A result file; a page in the background is given less of the processor: its rows are noisy. */
 async function report(date, { rows, failed }, hidden) {
   const { rounds, block, warm_up, command } = plan;
   return {
@@ -64,7 +64,7 @@ async function report(date, { rows, failed }, hidden) {
     command,
     date,
     settings: { rounds, block, warm_up, failed, without: found.without },
-    rows: rows.map((row) => ({ ...row, noisy: hidden })),
+    rows: rows.map((row) => ({ ...row, noisy: row.noisy || hidden })),
   };
 }
 

@@ -27,7 +27,8 @@ export function showJobs(place, jobs) {
 /** A card for each job, with its times as bars, and what failed. */
 export function showResults(place, jobs, { rows, failed }) {
   const slowest = Math.max(...rows.map((row) => row.median_ms));
-  const of = (job) => (row) => row.provider === job.provider && row.dtype === job.dtype;
+  const of = (job) => (row) =>
+    ["provider", "dtype", "size", "batch"].every((name) => row[name] === job[name]);
   place.replaceChildren(
     ...jobs.map((job) =>
       card(
@@ -41,16 +42,20 @@ export function showResults(place, jobs, { rows, failed }) {
   );
 }
 
-function card({ provider, dtype, size, batch }, ...rows) {
-  const what = `${dtype}, ${size} px, ${batch === 1 ? "1 photo" : `${batch} photos`} a call`;
+function card({ provider, dtype, size, batch, details }, ...rows) {
+  const photos = batch === 1 ? "1 photo" : `${batch} photos`;
+  const weights = details?.weights ? `; weights: ${details.weights}` : "";
+  const what = `${dtype}, ${size} px, ${photos} a call${weights}`;
   return make("article", "card", make("h2", "", provider), make("p", "small", what), ...rows);
 }
 
-function timed({ runtime, threads, median_ms, p90_ms, load_ms }, slowest) {
+function timed({ runtime, threads, median_ms, p90_ms, load_ms, noisy }, slowest) {
   const bar = make("div", "");
   bar.style.width = `${(100 * median_ms) / slowest}%`;
   const name = `${shown(runtime)}, ${hardware(runtime, threads)}`;
-  const rest = `90 % within ${milliseconds(p90_ms)}; loaded in ${milliseconds(load_ms)}`;
+  const rest =
+    `90 % within ${milliseconds(p90_ms)}; loaded in ${milliseconds(load_ms)}` +
+    (noisy ? "; disturbed by other work" : "");
   return make(
     "div",
     "row",

@@ -24,6 +24,11 @@ export async function connect(runtime) {
     waiting.clear();
   };
   const { provider, threads } = runtime;
-  await call("start", { provider, threads });
+  try {
+    await call("start", { provider, threads });
+  } catch (error) {
+    worker.terminate();
+    throw error;
+  }
   return { ...runtime, worker, call };
 }
