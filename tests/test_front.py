@@ -117,7 +117,7 @@ def test_front_writes_what_it_measured(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(front, "exported", lambda net, task: lambda: gradient(net, task))
     words, out = front_words(folder), folder.parent / "out"
     report = json.loads(bench(*words, "--json").stdout)
-    check_front(report, out, {"mine", "vgg19", "mse", "vgg19-half"})
+    check_front(report, out, {"mine", "vgg19", "vgg19, exported", "mse", "vgg19-half"})
     monkeypatch.setattr(front, "exported", lambda net, task: lambda: -gradient(net, task))
     before = (out / "front.json").read_bytes()
     refused = bench(*words)
@@ -134,4 +134,6 @@ def test_front_exports_and_compiles(folder: Path) -> None:
     assert "mine" in shown.stdout and "ONNX Runtime" in shown.stdout
     out = folder.parent / "out"
     report = json.loads((out / "front.json").read_text())
-    check_front(report, out, {"mine", "vgg19", "vgg19, compiled", "mse", "vgg19-half"})
+    check_front(
+        report, out, {"mine", "vgg19", "vgg19, compiled", "vgg19, exported", "mse", "vgg19-half"}
+    )

@@ -2,7 +2,8 @@
 
 Quality is the one figure of `pgn-eval alignment`: the cosine with the exact gradient of VGG-19,
 averaged over degraded photos. Time is that of one gradient of one photo: PGNs in ONNX Runtime,
-losses by autograd in PyTorch with the target's features computed before the clock runs.
+losses by autograd in PyTorch with the target's features computed before the clock runs; the
+teacher compiled and in ONNX Runtime, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pgn.evaluate.measures import Interval
 from pgn.evaluate.peers import Towards, exact, predicted
 from pgn.evaluate.situations import Situation
 from pgn.teachers import PerceptualLoss
+from pgn_bench.exact_network import exact_network
 from pgn_bench.gradient import check_agreement
 from pgn_bench.providers import Uncompiled, compiled_gradient
 from pgn_bench.providers_catalogue import exported
@@ -30,7 +32,7 @@ from pgn_bench.providers_exported import Call, Task
 from pgn_bench.timing import Timing
 
 EXACT = "vgg19"
-EXACT_COMPILED = "vgg19, compiled"
+EXACT_COMPILED, EXACT_EXPORTED = "vgg19, compiled", "vgg19, exported"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ def timed(contenders: Contenders, pair: tuple[Tensor, Tensor], threads: int) -> 
         found[name] = Timed(name, "ONNX Runtime", call)
     for name, towards in contenders.losses.items():
         found[name] = Timed(name, "PyTorch", partial(towards(target), generated))
+    call = exported(exact_network(contenders.teacher, EXACT, random=False), task)
+    check_agreement(EXACT_EXPORTED, torch.as_tensor(call()), torch.as_tensor(found[EXACT].call()))
+    found[EXACT_EXPORTED] = Timed(EXACT, "ONNX Runtime", call)
     with contextlib.suppress(Uncompiled):
         faster = compiled_gradient(contenders.teacher, "fp32", task)
         check_agreement(EXACT_COMPILED, faster(), found[EXACT].call())
