@@ -150,6 +150,11 @@ def test_a_slope_of_each_channel_stays() -> None:
     assert rewritten(model(clip("zero", "one"), X.shape, **slopes), X) == ["Mul", "Clip"]
 
 
+def test_in_float16_neither_is_faster() -> None:
+    mask = model(clip("zero", "one"), X.shape, **CONSTANTS)
+    assert [node.op_type for node in rewrite(mask, "fp16").graph.node] == ["Mul", "Clip"]
+
+
 def test_a_reciprocal_root_is_a_quotient() -> None:
     nodes = [
         helper.make_node("Sqrt", ["x"], ["root"]),

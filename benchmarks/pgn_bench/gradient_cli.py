@@ -50,7 +50,7 @@ def gradient_command(
     runtime: Annotated[
         str, typer.Option(help=f"{', '.join(RUNTIMES)}, a comma list, or all.")
     ] = "all",
-    rounds: Annotated[int, typer.Option(help=f"Blocks of {BLOCK} timed calls.", min=1)] = 6,
+    rounds: Annotated[int, typer.Option(help=f"Blocks of {BLOCK} timed calls.", min=1)] = 5,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:

@@ -102,7 +102,7 @@ def _print(result: Result) -> None:
     command.stdout(120).print(table)
     row = result.rows[0]
     typer.echo(
-        f"{machine_name(result.machine)}, {row.threads} threads, {row.size}x{row.size}: "
+        f"{machine_name(result.machine)}, threads: {row.threads}, {row.size}x{row.size}: "
         f"{result.settings['sgemm_gmacs']:.0f} GMACs a second in products of matrices (sgemm); its "
         f"products: the same fraction inside convolutions alone; Reorder: to and from the layout "
         f"of convolutions"

@@ -38,7 +38,7 @@ def export(conversion: Conversion, path: Path) -> None:
     model, valid = onnxsim.simplify(_convert(graph))
     if not valid:
         raise RuntimeError("onnxsim changed the graph's outputs")
-    model = onnx_rewrite.rewrite(model)
+    model = onnx_rewrite.rewrite(model, conversion.dtype)
     model = onnx_precision.lower(model, conversion.dtype, graph.module)
     _name_dimensions(model, graph.free_axes)
     _describe(model, conversion.metadata)
