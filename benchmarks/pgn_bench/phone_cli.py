@@ -132,5 +132,5 @@ def _print(result: Result) -> None:
     command.stdout().print(table)
     typer.echo(
         f"{machine_name(result.machine)}, {result.machine['system']}; times over {BLOCKS} runs of "
-        f"a program; * random weights, time only; ~ noisy; peak: above the loaded model"
+        f"a program; * random weights, time only; ~ noisy; peak: above the program's start"
     )

@@ -26,7 +26,7 @@ class Reading:
     max_ms: float
     calls: int
     load_ms: float | None
-    peak_bytes: int | None  # highest above the loaded model
+    peak_bytes: int | None  # highest above the program's start: library, weights, working memory
     process_bytes: int | None  # highest of the whole process
 
 
@@ -70,7 +70,7 @@ def read_litert(printed: str) -> Reading:
         max_ms=found["max"] / 1000,
         calls=int(found["count"]),
         load_ms=_first(rf"Initialized session in {NUMBER} ?ms", printed),
-        peak_bytes=round((float(delta[2]) - float(delta[1])) * 2**20) if delta else None,
+        peak_bytes=round(float(delta[2]) * 2**20) if delta else None,
         process_bytes=round(float(process[1]) * 2**20) if process else None,
     )
 
