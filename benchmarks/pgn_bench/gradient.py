@@ -167,8 +167,7 @@ def _row(each: Ready, timing: Timing, task: Task) -> Row:
         **asdict(timing),
         noisy=timing.noisy,
         load_ms=measured.cold_load_ms if measured else None,
-        # LiteRT takes its working memory when it loads: above that there is next to nothing
-        peak_bytes=measured.peak_bytes if measured and each.way.runtime != "litert" else None,
+        peak_bytes=measured.peak_bytes if measured else None,
         formula_bytes=cost.formula_bytes if each.way.dtype == "fp32" else None,
         file_bytes=cost.file_bytes,
         parameters=each.provider.parameters,

@@ -31,7 +31,7 @@ from pgn_bench.providers import LOSSES, check_device
 from pgn_bench.providers_catalogue import NETWORKS, RUNTIMES, Wanted, catalogue
 from pgn_bench.providers_exported import Task
 from pgn_bench.quality import FIGURES
-from pgn_bench.results import Result, Row, fastest_exact, live_bytes, machine_name
+from pgn_bench.results import Result, Row, fastest_exact, machine_name, setting_of
 from pgn_bench.timing import BLOCK, machine
 from pgn_export.choices import parse_names
 
@@ -97,13 +97,14 @@ def _measure(
 
 
 def print_table(result: Result) -> None:
-    """Rows in a table, ratios to the fastest exact VGG-19 in float32 of the same threads."""
+    """Rows in a table, ratios to the fastest exact VGG-19 in float32 of the same setting."""
     table = Table(
         "gradient", "way", "thr", "GMACs", "median ms", "p90", "CPU ms", "times faster",
         "peak / counted MB", "file MB", "load s", "cosine", "suite", "gap closed",
     )  # fmt: skip
+    exact = fastest_exact(result.rows)
     for row in result.rows:
-        base = fastest_exact(result.rows, row.threads)
+        base = exact.get(setting_of(row))
         table.add_row(
             row.provider + (" *" if "weights" in row.details else ""),
             f"{row.runtime} {row.dtype}",
@@ -113,7 +114,7 @@ def print_table(result: Result) -> None:
             f"{row.p90_ms:.1f}",
             f"{row.cpu_ms:.1f}",
             f"{base / row.median_ms:.1f}" if base else "",
-            f"{mega(row.peak_bytes)} / {mega(live_bytes(row))}",
+            f"{mega(row.peak_bytes)} / {mega(row.formula_bytes)}",
             mega(row.file_bytes),
             "" if row.load_ms is None else f"{row.load_ms / 1000:.1f}",
             "" if row.cosine is None else f"{row.cosine:.3f}",
@@ -121,9 +122,9 @@ def print_table(result: Result) -> None:
         )
     command.stdout().print(table)
     typer.echo(
-        f"{machine_name(result.machine)}; * random weights, time only; ~ noisy; peak: above the "
-        f"loaded process; counted: tensors that live at once, without weights; suite, gap closed: "
-        f"as the checkpoint's card tells (docs/benchmarking.md)"
+        f"{machine_name(result.machine)}; * random weights, time only; ~ noisy; peak: "
+        f"measured, counted: weights, and tensors that live at once; suite, gap closed: as the "
+        f"checkpoint's card tells (docs/benchmarking.md)"
     )
 
 

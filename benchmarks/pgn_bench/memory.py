@@ -1,5 +1,7 @@
 """Load time and peak memory of a provider, in a process of its own.
 
+Memory is counted from libraries on: weights, kept features and working memory together. Runtimes
+take them at different moments, LiteRT all when it loads, ONNX Runtime most at its first call.
 torch is not imported here: what runs in ONNX Runtime or LiteRT is measured in a process without it.
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 
 from pgn_bench.providers_exported import Call, Task
 from pgn_runtime.apart import call_apart
-from pgn_runtime.memory import peak_of
+from pgn_runtime.memory import highest_during, resident_bytes
 
 CALLS = 2  # the second with what a runtime keeps
 
@@ -26,7 +28,7 @@ class Footprint:
 
     cold_load_ms: float  # import of its runtime, reading, compiling: nothing was cached
     warm_load_ms: float  # the same again in the same process
-    peak_bytes: int | None  # highest above the loaded process; None where nothing tells
+    peak_bytes: int | None  # weights and working memory; None where nothing tells
     reserved_bytes: int | None = None  # of CUDA's caching allocator, all in all
 
 
@@ -45,33 +47,46 @@ def _watched(build: Build, task: Task) -> dict[str, Any]:
 
 
 def watch(build: Build, task: Task) -> Footprint:
-    """What the child does."""
-    start = time.perf_counter()
-    build(task)
-    cold = time.perf_counter() - start
+    """What the child does.
+
+    It loads and calls twice: what stays when the first one is gone is its libraries'.
+    """
+    measure = _on_gpu if task.device == "cuda" else _resident
+    seconds, call = _built(build, task)
+    call()
+    del call
     gc.collect()
+    warm, peak, reserved = measure(build, task)
+    return Footprint(1000 * seconds, 1000 * warm, peak, reserved)
+
+
+def _built(build: Build, task: Task) -> tuple[float, Call]:
     start = time.perf_counter()
     call = build(task)
-    warm = time.perf_counter() - start
-    measure = _on_gpu if task.device == "cuda" else _resident
-    peak, reserved = measure(call)
-    return Footprint(1000 * cold, 1000 * warm, peak, reserved)
+    return time.perf_counter() - start, call
 
 
-def _resident(call: Call) -> tuple[int | None, None]:
-    """Peak of resident memory during calls, above that before them."""
-    return peak_of(lambda: [call() for _ in range(CALLS)]), None
+def _resident(build: Build, task: Task) -> tuple[float, int | None, None]:
+    """Seconds of loading; peak of resident memory during calls, above that before loading."""
+    before = resident_bytes()
+    seconds, call = _built(build, task)
+    highest = highest_during(lambda: [call() for _ in range(CALLS)])
+    if before is None or highest is None:
+        return seconds, None, None
+    return seconds, max(highest - before, 0), None
 
 
-def _on_gpu(call: Call) -> tuple[int, int]:
-    """Peak of what tensors take during calls, above that before them; and of what is reserved."""
+def _on_gpu(build: Build, task: Task) -> tuple[float, int, int]:
+    """The same of tensors on the GPU; and what its allocator has reserved."""
     import torch
 
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
+    seconds, call = _built(build, task)
+    torch.cuda.reset_peak_memory_stats()
     for _ in range(CALLS):
         call()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before, torch.cuda.max_memory_reserved()
+    highest, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return seconds, highest - before, reserved

@@ -54,7 +54,7 @@ class Row:
     cpu_ms: float | None = None  # of all threads, median of a call
     joules: float | None = None  # of the processor, of a call, where the system tells
     load_ms: float | None = None  # until it can be called: reading, compiling, packing weights
-    peak_bytes: int | None = None  # highest above the loaded process
+    peak_bytes: int | None = None  # weights and working memory, highest
     formula_bytes: int | None = None  # weights and live activations, by counting tensors
     file_bytes: int | None = None
     parameters: int | None = None
@@ -201,21 +201,19 @@ def _check_row(row: Row, source: str) -> None:
         raise PgnError(f"result: {source}: cosine is {row.cosine}, expected -1 to 1.")
 
 
-def fastest_exact(rows: Sequence[Row], threads: int) -> float | None:
-    """Milliseconds of exact VGG-19 in its best float32 form, at a number of threads."""
-    found = [
-        row.median_ms
-        for row in rows
-        if (row.provider, row.dtype, row.threads) == (EXACT, "fp32", threads)
-    ]
-    return min(found, default=None)
+def setting_of(row: Row) -> tuple[object, ...]:
+    """What two rows of one run must share to have a ratio."""
+    return row.device, row.size, row.batch, row.threads, str(row.details.get("preset"))
 
 
-def live_bytes(row: Row) -> int | None:
-    """The formula without its weights: what peak memory above the loaded process is held to."""
-    if row.formula_bytes is None or row.parameters is None:
-        return None
-    return row.formula_bytes - 4 * row.parameters
+def fastest_exact(rows: Sequence[Row]) -> dict[tuple[object, ...], float]:
+    """Milliseconds of exact VGG-19 in its best float32 form, by setting."""
+    found: dict[tuple[object, ...], float] = {}
+    for row in rows:
+        if row.provider == EXACT and row.dtype == "fp32":
+            key = setting_of(row)
+            found[key] = min(row.median_ms, found.get(key, row.median_ms))
+    return found
 
 
 def machine_name(machine: Mapping[str, Any]) -> str:

@@ -91,5 +91,5 @@ def _print(result: Result) -> None:
         typer.echo(f"{fitted['provider']}, {fitted['runtime']}: {', '.join(shown)}")
     typer.echo(
         f"{machine_name(result.machine)}: {result.settings['sgemm_gmacs']:.0f} GMACs a second in "
-        f"products of matrices; ~ noisy; peak: above the loaded process"
+        f"products of matrices; ~ noisy; peak: weights and working memory"
     )

@@ -20,17 +20,21 @@ def peak_bytes() -> int | None:
 
 
 def peak_of(work: Callable[[], object]) -> int | None:
-    """The most that `work` takes above what was there before it; None where nothing tells.
+    """The most that `work` takes above what was there before it; None where nothing tells."""
+    before, highest = resident_bytes(), highest_during(work)
+    return None if before is None or highest is None else max(highest - before, 0)
+
+
+def highest_during(work: Callable[[], object]) -> int | None:
+    """The most that is in memory while `work` runs; None where nothing tells.
 
     resource.getrusage is no help: a child begins with the peak of the process that started it.
     """
-    before = resident_bytes()
-    if before is None or not RESET.exists():
-        return None
-    RESET.write_text("5")  # 5: the peak
+    told = RESET.exists()
+    if told:
+        RESET.write_text("5")  # 5: the peak
     work()
-    peak = peak_bytes()
-    return peak and max(peak - before, 0)
+    return peak_bytes() if told else None
 
 
 def _figure(name: str) -> int | None:

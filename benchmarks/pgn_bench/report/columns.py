@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeGuard
 
-from pgn_bench.results import EXACT, Row, live_bytes
+from pgn_bench.results import Row, fastest_exact, setting_of
 
 MOST_OPERATORS = 6  # with columns of their own
 MOST_LETTERS = 40  # of a text in details
@@ -48,7 +48,7 @@ def general(rows: Sequence[Row]) -> list[Column]:
         Column("joules", lambda row: _number(row.joules)),
         Column("of sgemm", partial(_percent, "sgemm_fraction")),
         Column("peak MB", lambda row: _number(row.peak_bytes, 1e6)),
-        Column("counted MB", lambda row: _number(live_bytes(row), 1e6)),
+        Column("counted MB", lambda row: _number(row.formula_bytes, 1e6)),
         Column("file MB", lambda row: _number(row.file_bytes, 1e6)),
         Column("load ms", lambda row: _number(row.load_ms)),
         Column("cosine", lambda row: "" if row.cosine is None else f"{row.cosine:.3f}"),
@@ -80,22 +80,13 @@ def operators(rows: Sequence[Row]) -> list[Column]:
 
 def _times_faster(rows: Sequence[Row]) -> Callable[[Row], str]:
     """Than the fastest float32 form of exact VGG-19 in the same setting."""
-    exact: dict[tuple[object, ...], float] = {}
-    for row in rows:
-        if row.provider == EXACT and row.dtype == "fp32":
-            key = _setting(row)
-            exact[key] = min(row.median_ms, exact.get(key, row.median_ms))
+    exact = fastest_exact(rows)
 
     def show(row: Row) -> str:
-        base = exact.get(_setting(row))
+        base = exact.get(setting_of(row))
         return short(base / row.median_ms) if base and row.median_ms else ""
 
     return show
-
-
-def _setting(row: Row) -> tuple[object, ...]:
-    """Rows of other ones have no ratio."""
-    return row.device, row.size, row.batch, row.threads, _detail("preset", row)
 
 
 def _operators(row: Row) -> dict[str, float]:

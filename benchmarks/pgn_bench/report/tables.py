@@ -12,10 +12,10 @@ from pgn_bench.scaling import exponents
 
 MEASURED = (
     "Median and 90th percentile of one call, or of one step. Times faster: than the fastest "
-    "float32 form of exact VGG-19 of the same run and setting. Peak: highest above the loaded "
-    "process; counted: tensors that live at once. Joules: of the whole processor. Cosine: with the "
-    "exact gradient of VGG-19, on the timed photo; suite, gap closed: as the card of a checkpoint "
-    "tells. ~ noisy: other programs used the machine. "
+    "float32 form of exact VGG-19 of the same run and setting. Peak: weights and working "
+    "memory, measured; counted: weights, and tensors that live at once. Joules: of the whole "
+    "processor. Cosine: with the exact gradient of VGG-19, on the timed photo; suite, gap closed: "
+    "as the card of a checkpoint tells. ~ noisy: other programs used the machine. "
     "* random weights: time and memory only. A table has no column of what was not measured in it."
 )
 SGEMM = (
