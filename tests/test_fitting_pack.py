@@ -153,6 +153,30 @@ def test_a_wrong_gradient_is_rejected_and_the_old_pack_stays(
     assert not (tmp_path / "me.pgnpack.rejected").exists()
 
 
+def test_nothing_but_an_older_pack_is_replaced(
+    subject: Subject, packs: Packs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is replaced is deleted."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "me.jpg").write_bytes(b"photo")
+    extended = Path(shutil.copytree(packs("all")[1], tmp_path / "extended.pgnpack"))
+    (extended / "notes.txt").write_text("mine")
+    (tmp_path / "x.pgnpack.rejected").write_text("mine")
+    monkeypatch.chdir(photos)
+    for path, message in {
+        photos: "holds other files than an older pack, me.jpg",
+        photos / "me.jpg": "is a file",
+        Path(): "me.jpg",
+        extended: "notes.txt",
+        tmp_path / "x.pgnpack": "is a file",
+    }.items():
+        with pytest.raises(PgnError, match=message):
+            write(packing(subject), ["onnx"], path)
+    assert [path.name for path in photos.iterdir()] == ["me.jpg"]
+    assert (extended / "notes.txt").read_text() == "mine"
+
+
 def test_any_generator_is_packed_by_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

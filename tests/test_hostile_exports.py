@@ -273,5 +273,13 @@ def test_a_package_may_hold_no_pipe_that_is_waited_for(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_no_up_to_date_artifact(folder: Path) -> None:
     from pgn_export.proof import Files
 
-    for entry in ({}, {"key": "k"}, {"key": "k", "sha256": None}):
-        assert not manifest.up_to_date({NAME: entry}, Files(folder / NAME), "k")
+    path = folder / "manifest.json"
+    whole = json.loads(path.read_text())
+    entry = {**whole["artifacts"][NAME], "key": "k"}
+    damaged: list[dict[str, Any]] = [{}, {"key": "k"}, {**entry, "sha256": None}]
+    for other in (entry, *damaged, {**entry, "test_vectors": "gone"}):
+        path.write_text(json.dumps(whole | {"artifacts": {NAME: other}}))
+        assert manifest.up_to_date(folder, Files(folder / NAME), "k") == (other is entry), other
+    path.write_text(json.dumps(whole | {"artifacts": {NAME: entry}}))
+    (folder / VECTORS).unlink()
+    assert not manifest.up_to_date(folder, Files(folder / NAME), "k")

@@ -84,7 +84,7 @@ def convert(source: Source, target: str, dtype: str, output: Path) -> ExportResu
     listed = manifest.check(output)
     files = _files(source, target, dtype, output)
     key = manifest.key(source.fingerprint, target, dtype, CONVERTERS[target].PACKAGES)
-    if not manifest.up_to_date(listed, files, key):
+    if not manifest.up_to_date(output, files, key):
         _make(source, target, dtype, files, key)
         listed = read_manifest(output)["artifacts"]
     entry = listed[files.proxy.name]

@@ -138,13 +138,20 @@ def key(fingerprint: str, target: str, dtype: str, packages: tuple[str, ...]) ->
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def up_to_date(listed: dict[str, Any], files: Files, wanted: str) -> bool:
-    """Whether all of an artifact's files are there, unchanged, and made of what `key` says."""
+def up_to_date(folder: Path, files: Files, wanted: str) -> bool:
+    """Whether an artifact's files and test vectors are there, unchanged, of what `key` says."""
+    manifest = read_manifest(folder)
+    entries = [manifest["artifacts"].get(path.name, {}) for path in files.all]
+    if any(entry.get("key") != wanted for entry in entries):
+        return False
+    hashes = {}
+    for path, entry in zip(files.all, entries, strict=True):
+        vectors = str(entry.get("test_vectors"))
+        hashes[path.name] = entry.get("sha256")
+        hashes[vectors] = manifest.get("test_vectors", {}).get(vectors)
     return all(
-        path.exists()
-        and listed.get(path.name, {}).get("key") == wanted
-        and listed[path.name].get("sha256") == sha256(path)
-        for path in files.all
+        (folder / name).exists() and sha256(folder / name) == expected
+        for name, expected in hashes.items()
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -94,7 +95,17 @@ class Source:
         digest = hashlib.sha256(repr((self.net.config, self.options, self.name)).encode())
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        for package in (Path(__file__).parent, Path(pgn.__file__).parent):  # our own converters
-            for file in sorted(package.rglob("*.py")):
-                digest.update(file.read_bytes())
+        for file in self._made_by():
+            digest.update(file.read_bytes())
         return digest.hexdigest()
+
+    def _made_by(self) -> list[Path]:
+        """Our code, the photos of its checks, and the code of what the network is built of."""
+        ours = Path(__file__).parent
+        found = {file for file in (ours / "photos").iterdir() if file.is_file()}
+        for package in (ours, Path(pgn.__file__).parent):
+            found.update(package.rglob("*.py"))
+        for name in {type(module).__module__ for module in self.net.modules()}:
+            if file := getattr(sys.modules.get(name), "__file__", None):  # none of a notebook's
+                found.add(Path(file))
+        return sorted(found)

@@ -57,7 +57,7 @@ def _acquire(handle: int, folder: Path) -> None:
     except BUSY:
         raise RuntimeInputError(
             f"output: another process is writing to {folder}. Wait until it has ended, or choose "
-            f"another -o."
+            f"another folder."
         ) from None
     except OSError as error:  # file systems of some networks have no locks
         raise RuntimeInputError(

@@ -139,6 +139,10 @@ def write(
     for target in targets:
         if target not in CONVERTERS:
             raise unknown_name("target", target, CONVERTERS)
+    folder = folder.resolve()
+    rejected = folder.with_name(folder.name + REJECTED)
+    for path in (folder, rejected):
+        _check_replaceable(path)
     check_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pack-") as temporary:
         made = Path(temporary) / folder.name
@@ -165,7 +169,6 @@ def write(
         }
         manifest["files"] = {path.name: sha256(path) for path in sorted(made.iterdir())}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        rejected = folder.with_name(folder.name + REJECTED)
         failed = [row for row in agreements if not row.passes]
         move(made, rejected if failed else folder)
         if failed:
@@ -175,6 +178,33 @@ def write(
             )
         remove(rejected)
     return manifest
+
+
+def _check_replaceable(folder: Path) -> None:
+    """What is replaced is deleted: that may be an older pack, and nothing else.
+
+    Raises:
+        PgnError: a file, or a folder that holds anything else.
+    """
+    if not folder.is_dir():
+        if folder.exists() or folder.is_symlink():
+            raise PgnError(f"output: {folder} is a file, expected a new folder. Give another -o.")
+        return
+    others = {path.name for path in folder.iterdir()} - _pack_files(folder)
+    if others:
+        raise PgnError(
+            f"output: {folder} holds other files than an older pack, {min(others)} among them, and "
+            f"would be replaced. Give a new folder as -o."
+        )
+
+
+def _pack_files(folder: Path) -> set[str]:
+    """Names of a pack's files; none if it is no pack."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {MANIFEST, *manifest["files"]} if manifest["kind"] == "pack" else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def predicted_peak(packing: Packing, target: str, photos: int = PHOTOS) -> int:
