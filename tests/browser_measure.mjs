@@ -11,8 +11,10 @@ const order = [];
 let opened = 0;
 const runtime = (name, fails) => ({
   runtime: name, device: "cpu", threads: 1,
-  async call(method, { provider, index, unmeasured, count }) {
-    order.push([name, method, provider ?? index, unmeasured ?? null, count ?? null]);
+  async call(method, value) {
+    const { provider, index, unmeasured, count } = value;
+    order.push([name, method, provider ?? index ?? value, unmeasured ?? null, count ?? null]);
+    if (method === "close" && fails) throw new Error("it has crashed");
     if (method === "open") return { index: opened++, loadMs: 5, errors: { near: 0.05 } };
     if (fails && count) throw new Error("out of memory");
     return Array.from({ length: count }, (_, k) => order.length + k);

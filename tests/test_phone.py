@@ -78,6 +78,7 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     made = Desk(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("FAKE_ADB_LOG", str(made.log))
     monkeypatch.setenv("FAKE_ADB", "good")
     return made
@@ -236,11 +237,12 @@ def test_a_wrong_artifact(desk: Desk, changes: dict[str, Any], message: str) -> 
     assert not any("push" in line for line in desk.asked)
 
 
-def test_wrong_words(desk: Desk) -> None:
+def test_wrong_words(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployed, "convert", lambda *_: pytest.fail("work has begun"))
     assert "Give --litert-benchmark FILE" in refused(["phone"])
     only = ["phone", "--adb-path", str(desk.adb), "--litert-benchmark", str(desk.models[0])]
     assert "ends in .tflite" in refused([*only, str(desk.models[1])])
-    assert "gone.tflite" in refused([*only, "gone.tflite"])
+    assert "gone.tflite" in refused([*only, "gone.tflite", "--paper"])
     done = bench(["phone", "--litert-benchmark", "gone"])
     assert done.exit_code == 2 and "does not exist" in done.stderr
 
@@ -281,6 +283,7 @@ def test_networks_are_exported_for_the_given_program(
     asked = []
 
     def convert(source: Source, target: str, dtype: str, folder: Path) -> Any:
+        assert folder == desk.folder / "cache" / "pgn-edge" / "models"
         asked.append((source.name, target, dtype, source.options.cached_target))
         return SimpleNamespace(path=desk.models[0])
 

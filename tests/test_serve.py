@@ -252,10 +252,13 @@ def test_blocks_are_in_turn_and_what_fails_is_left_out() -> None:
     words = [node, str(MEASURE), json.dumps(samples)]
     printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     found = json.loads(printed)
-    opens = [[r, "open", job, None, None] for r in "xyz" for job in ("a", "wrong")]
+    opens: list[list[object]] = []
+    for k, runtime in enumerate("xyz"):
+        opens += [[runtime, "open", job, None, None] for job in ("a", "wrong")]
+        opens.append([runtime, "close", 2 * k + 1, None, None])
     warm = [[r, "block", k, 1, 0] for r, k in (("x", 0), ("y", 2), ("z", 4))]
     first, later = ([[r, "block", k, 1, 2] for r, k in turn] for turn in ROUNDS)
-    assert found["order"] == opens + warm + first + later
+    assert found["order"] == opens + warm + first + [["z", "close", 4, None, None]] + later
     assert [row["runtime"] for row in found["rows"]] == ["x", "y"]
     assert [row["calls"] for row in found["rows"]] == [4, 4]
     # p90 / p10 is 1.33 and 1.30
@@ -264,7 +267,7 @@ def test_blocks_are_in_turn_and_what_fails_is_left_out() -> None:
     assert found["rows"][0]["details"] == {"relative_l2": {"near": 0.05}, "weights": "w"}
     reasons = [(each["runtime"], each["reason"][:12]) for each in found["failed"]]
     assert reasons == [(r, "wrong result") for r in "xy"] + [
-        ("z", "cannot run: "), ("z", "wrong result"),
+        ("z", "too little m"), ("z", "wrong result"),
     ]  # fmt: skip
     for sample, summary in zip(samples, found["summaries"], strict=True):
         wanted = np.percentile(sample, (10, 50, 90))

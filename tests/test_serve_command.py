@@ -19,13 +19,20 @@ from test_serve import RESULT, package
 from typer.testing import CliRunner
 
 from pgn import PgnError
-from pgn_bench import deployed, results
+from pgn_bench import deployed, results, web
 from pgn_bench.cli import app
 from pgn_bench.deployed import Say
 from pgn_bench.serve import jobs
 from pgn_export.source import Source
 
 Serving = subprocess.Popen[str]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return web.cache()
 
 
 def words(folder: Path, *more: object) -> list[str]:
@@ -77,7 +84,7 @@ def test_a_port_that_is_taken_is_told_before_the_work(
 
 @pytest.mark.parametrize("paper", [False, True])
 def test_networks_are_exported_for_browsers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paper: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, paper: bool
 ) -> None:
     made: list[tuple[str, str, str]] = []
     said: list[str] = []
@@ -86,17 +93,18 @@ def test_networks_are_exported_for_browsers(
         made.append((source.name, target, dtype))
         return SimpleNamespace(path=folder / f"{source.name}-{dtype}")
 
-    def packed(pack: Path, say: Say) -> Path:
-        return pack
+    def packed(avatar: str, network: str, folder: Path, say: Say) -> Path:
+        return folder / f"{avatar}.pgnpack"
 
     monkeypatch.setattr(deployed, "convert", convert)
-    monkeypatch.setattr(jobs, "_packed", packed)
+    monkeypatch.setattr(jobs, "packed", packed)
     monkeypatch.setattr(jobs, "find", list)
-    found: list[Any] = jobs.prepare([], tmp_path, paper, said.append)
+    found: list[Any] = jobs.prepare([], paper, said.append)
     bundled = [(name, "onnx", dtype) for name in ("pgn-lite", "pgn-nano") for dtype in jobs.DTYPES]
     assert made[:4] == bundled and {dtype for *_, dtype in made[4:]} <= {"fp32"}
     assert len(made) == len(said) == (10 if paper else 4)
     assert [path.suffix for path in found].index(".pgnpack") == 4
     made.clear()
-    found = jobs.prepare([tmp_path / "own.onnx"], tmp_path, paper, said.append)
+    assert {path.parent for path in found} == {cache / "models"}
+    found = jobs.prepare([tmp_path / "own.onnx"], paper, said.append)
     assert len(found) == 1 + len(made) and len(made) == (6 if paper else 0)

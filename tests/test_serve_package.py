@@ -48,6 +48,17 @@ def test_the_package_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert web.fetch(address) == found
 
 
+def test_two_commands_may_download_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(archive: Path, folder: Path) -> None:
+        monkeypatch.setattr(web, "_unpack", unpack)
+        web.fetch(address)  # another command, in the meantime
+        unpack(archive, folder)
+
+    address, unpack = registry(tmp_path, monkeypatch), web._unpack
+    monkeypatch.setattr(web, "_unpack", slowly)
+    assert web.fetch(address).version == "1.2.3"
+
+
 def test_another_package_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = registry(tmp_path, monkeypatch)
     (archive,) = tmp_path.rglob("*.tgz")
@@ -66,3 +77,10 @@ def test_without_a_network_the_way_out_is_told(
     (package(tmp_path / "half") / "dist" / web.FILES[1]).unlink()
     with pytest.raises(PgnError, match=f"holds no dist/{web.FILES[1]}"):
         web.unpacked(tmp_path / "half")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff"])
+def test_a_damaged_package_is_told(tmp_path: Path, content: bytes) -> None:
+    (package(tmp_path / "odd") / "package.json").write_bytes(content)
+    with pytest.raises(PgnError, match="package.json cannot be read .*Unpack"):
+        web.unpacked(tmp_path / "odd")

@@ -7,6 +7,7 @@ and VGG-19: they are exported like the bundled networks, untrained where time is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pgn
 from pgn import PGN, PgnError
 from pgn.checkpoint import BUNDLED
+from pgn.files import check_folder
+from pgn_bench import web
 from pgn_bench.exact_network import exact_network
 from pgn_bench.providers import RANDOM, RANDOM_WEIGHTS, load_loss, load_network
 from pgn_bench.providers_catalogue import weights_of
@@ -22,11 +25,12 @@ from pgn_export.exporting import DTYPES, convert
 from pgn_export.graph import has_target_branch
 from pgn_export.source import Options, Source
 from pgn_runtime.artifact import PROXY, read_entry
+from pgn_runtime.locking import locked
 
 SIZE = 224  # pixels
 NETWORKS = ("resnet4", "resnet6", "resnet8", "unet")  # of the paper
 LOSSES = ("vgg11", "vgg19")  # that it compares them with
-PAPER_HELP = "Also the paper's ResNets and UNet, and exact VGG-11 and VGG-19: minutes to export."
+PAPER_HELP = "Also the paper's ResNets and UNet, and exact VGG-11 and VGG-19: minutes, once."
 
 Say = Callable[[str], None]
 
@@ -72,6 +76,20 @@ def peers() -> Iterator[tuple[str, PGN]]:
     for name in LOSSES:
         weights, shown = weights_of(name, {}), f"exact {name}"
         yield shown, exact_network(load_loss(name, weights), shown, weights == RANDOM)
+
+
+@contextmanager
+def kept_exports() -> Iterator[Path]:
+    """The folder of the user's cache that keeps exports; no other command changes it meanwhile.
+
+    Raises:
+        PgnError: it cannot be written.
+        RuntimeInputError: another command exports to it now.
+    """
+    folder = web.cache() / "models"
+    check_folder(folder)
+    with locked(folder):
+        yield folder
 
 
 def export_as(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +13,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pgn import PgnError, command
-from pgn_bench.deployed import PAPER_HELP, export_as, networks, peers
+from pgn_bench.deployed import PAPER_HELP, export_as, kept_exports, networks, peers
 from pgn_bench.flags import AsJson, Output, deliver, mega, tell
-from pgn_bench.phone import BLOCKS, Plan, find_model, measure
+from pgn_bench.phone import BLOCKS, Model, Plan, find_model, measure
 from pgn_bench.phone_adb import Phone, connect, describe, thermal_status
-from pgn_bench.phone_tools import LITERT, ONNXRUNTIME
+from pgn_bench.phone_tools import LITERT, ONNXRUNTIME, Tool
 from pgn_bench.results import Result, machine_name
 from pgn_runtime.files import sha256
 
@@ -64,14 +63,21 @@ def phone_command(
             "--onnxruntime-perf-test FILE, built for Android's arm64-v8a."
         )
     phone = connect(adb_path, adb)
-    with tempfile.TemporaryDirectory() as folder:
-        with command.stderr.status("exporting") as status:
-            named = chain([] if artifacts else networks(), peers() if paper else [])
-            ways = [(tool.target, "fp32") for tool in programs]
-            made = export_as(named, Path(folder), ways, lambda text: status.update(escape(text)))
-            models = [find_model(path, programs) for path in (*(artifacts or []), *made)]
-        result = _measure(phone, Plan(models, programs, threads, runs))
+    models = _models(artifacts or [], paper, programs)
+    result = _measure(phone, Plan(models, programs, threads, runs))
     deliver(result, output, as_json, _print)
+
+
+def _models(artifacts: Sequence[Path], paper: bool, programs: Mapping[Tool, Path]) -> list[Model]:
+    """Those of `artifacts`, or of the bundled networks; `paper` adds the paper's peers."""
+    named = [find_model(path, programs) for path in artifacts]  # before minutes of work
+    if named and not paper:
+        return named
+    wanted = chain([] if named else networks(), peers() if paper else [])
+    ways = [(tool.target, "fp32") for tool in programs]
+    with kept_exports() as folder, command.stderr.status("exporting") as status:
+        made = export_as(wanted, folder, ways, lambda text: status.update(escape(text)))
+        return named + [find_model(path, programs) for path in made]
 
 
 def _measure(phone: Phone, plan: Plan) -> Result:

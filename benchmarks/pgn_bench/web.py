@@ -13,6 +13,7 @@ import os
 import tarfile
 import tempfile
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -45,7 +46,7 @@ def fetch(registry: str = REGISTRY) -> WebRuntime:
     """The pinned package from the user's cache, downloaded first if it is not there.
 
     Raises:
-        PgnError: no network, or what came has another hash; nothing is kept.
+        PgnError: no network, no space, or what came has another hash; nothing is kept.
     """
     pin = json.loads(LOCK.read_text(encoding="utf-8"))["packages"][f"node_modules/{PACKAGE}"]
     version, integrity = pin["version"], pin["integrity"]
@@ -58,13 +59,14 @@ def fetch(registry: str = REGISTRY) -> WebRuntime:
             try:
                 with urllib.request.urlopen(address, timeout=SECONDS) as reply:
                     _save(reply, archive, integrity)
+                _unpack(archive, Path(temporary))
             except OSError as error:
                 raise PgnError(
                     f"{PACKAGE}: {address} cannot be downloaded ({first_line(error)}). Without a "
                     f"network, unpack it elsewhere and give --{PACKAGE} FOLDER."
                 ) from None
-            _unpack(archive, Path(temporary))
-            (Path(temporary) / "package").replace(folder)
+            with suppress(OSError):  # another command was faster
+                (Path(temporary) / "package").replace(folder)
     return unpacked(folder)
 
 
@@ -72,7 +74,7 @@ def unpacked(folder: Path) -> WebRuntime:
     """A package that npm, or tar, has unpacked.
 
     Raises:
-        PgnError: a file of it is missing.
+        PgnError: a file of it is missing or damaged.
     """
     for name in ("package.json", *(f"dist/{name}" for name in FILES)):
         if not (folder / name).is_file():
@@ -80,12 +82,18 @@ def unpacked(folder: Path) -> WebRuntime:
                 f"{PACKAGE}: {folder} holds no {name}. Expected the unpacked npm package: npm pack "
                 f"{PACKAGE}, tar xf {PACKAGE}-*.tgz, and give the folder 'package'."
             )
-    package = json.loads((folder / "package.json").read_text(encoding="utf-8"))
-    return WebRuntime(folder, str(package["version"]))
+    try:
+        package = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+        return WebRuntime(folder, str(package["version"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PgnError(
+            f"{PACKAGE}: {folder / 'package.json'} cannot be read ({error!r:.80}). Unpack the npm "
+            f"package again."
+        ) from None
 
 
 def cache() -> Path:
-    """Where downloads of ours stay, as the XDG base directory specification says."""
+    """Where downloads and exports of ours stay, as the XDG base directory specification says."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgn-edge"
 
 

@@ -33,7 +33,7 @@ def serve_command(
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help=PAPER_HELP)] = False,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of the results, and of exports.")
+        Path, typer.Option("-o", "--output", help="Folder that results are written to.")
     ] = Path("results"),
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets phones in this network in, by https.")
@@ -66,9 +66,7 @@ def serve_command(
     site = Site([], runtime, settings, output, tell)
     with Server(site, host, port) as server:  # before minutes of work: is the port free?
         with command.stderr.status("checking") as status:
-            site.jobs += jobs.prepare(
-                models or [], output / "models", paper, lambda text: status.update(escape(text))
-            )
+            site.jobs += jobs.prepare(models or [], paper, lambda text: status.update(escape(text)))
         if as_json:
             typer.echo(json.dumps({"address": server.address}))
         else:

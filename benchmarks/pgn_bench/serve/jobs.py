@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,23 @@ import pgn
 from pgn import PgnError
 from pgn.avatar.checkpoint import BUNDLED as AVATARS
 from pgn.checkpoint import BUNDLED
-from pgn_bench.deployed import SIZE, Say, export_as, networks, peers, read
-from pgn_export import manifest, vectors
+from pgn_bench.deployed import SIZE, Say, export_as, kept_exports, networks, peers, read
+from pgn_export import manifest, onnx, vectors
 from pgn_export.fitting.pack import SUFFIX as PACK_SUFFIX
 from pgn_export.fitting.pack import Packing, write
 from pgn_export.fitting.subject import of_avatar
 from pgn_export.parity import DISTANCES, GATES
+from pgn_export.replacing import remove
+from pgn_export.source import Source
 from pgn_runtime.artifact import PROXY, beside, read_entry
-from pgn_runtime.files import exists
+from pgn_runtime.errors import RuntimeInputError
+from pgn_runtime.files import exists, sha256
 from pgn_runtime.pack import SELFTEST, WEIGHTS, read_pack
 from pgn_runtime.selftest import LIMITS
 
 DTYPES = ("fp32", "fp16")
 MAX_JOBS = 32
+ASSETS = Path(pgn.__file__).parent / "assets"
 
 
 @dataclass(frozen=True)
@@ -39,30 +43,51 @@ class Job:
     files: dict[str, Path]
 
 
-def prepare(models: Sequence[Path], folder: Path, paper: bool, say: Say) -> list[Job]:
-    """Jobs of `models`, or of the bundled networks and avatar; `paper` adds the paper's networks.
-
-    What is no file yet is exported to `folder`, if it is not there.
+def prepare(models: Sequence[Path], paper: bool, say: Say) -> list[Job]:
+    """Jobs of `models`, or of the bundled networks and avatar; `paper` adds the paper's peers.
 
     Raises:
-        as `find`, pgn_export.export, and pgn_export.fitting.pack.write.
+        as `find`, kept_exports, pgn_export.export, and pgn_export.fitting.pack.write.
     """
     named = find(models)  # before minutes of work
-    paths: list[Path] = []
-    if not models:
-        paths += export_as(networks(), folder, [("onnx", dtype) for dtype in DTYPES], say)
-        paths.append(_packed(folder / f"{AVATARS[0]}{PACK_SUFFIX}", say))
-    if paper:
-        paths += export_as(peers(), folder, [("onnx", "fp32")], say)
-    return named + find(paths)
+    if named and not paper:
+        return named
+    with kept_exports() as folder:
+        made = [] if named else [*_bundled(folder, say)]
+        if paper:
+            made += export_as(peers(), folder, [("onnx", "fp32")], say)
+        return named + find(made)
 
 
-def _packed(pack: Path, say: Say) -> Path:
-    if not exists(pack):
-        say(f"packing {pack.stem}")
-        network = BUNDLED[0]
-        write(Packing(of_avatar(AVATARS[0]), pgn.load(network), network), ["onnx"], pack)
+def _bundled(folder: Path, say: Say) -> Iterator[Path]:
+    yield from export_as(networks(), folder, [("onnx", dtype) for dtype in DTYPES], say)
+    yield packed(AVATARS[0], BUNDLED[0], folder, say)
+
+
+def packed(avatar: str, network: str, folder: Path, say: Say) -> Path:
+    """A pack of a bundled avatar and network; one in `folder` stays while it is the same.
+
+    As pgn_export.export decides: the same weights, code and tools, and not changed since.
+    """
+    net = pgn.load(network)
+    weights = sha256(ASSETS / f"{avatar}.safetensors")
+    made_of = f"{weights} {Source(net, network).fingerprint}"
+    key = manifest.key(made_of, "onnx", "fp32", onnx.PACKAGES)
+    pack = folder / f"{avatar}-{key:.12}{PACK_SUFFIX}"
+    if not _is_whole(pack):
+        for older in folder.glob(f"{avatar}-*{PACK_SUFFIX}"):
+            remove(older)
+        say(f"packing {avatar}")
+        write(Packing(of_avatar(avatar), net, network), ["onnx"], pack)
     return pack
+
+
+def _is_whole(pack: Path) -> bool:
+    try:
+        of_pack(pack)
+    except RuntimeInputError:
+        return False
+    return True
 
 
 def find(paths: Sequence[Path]) -> list[Job]:

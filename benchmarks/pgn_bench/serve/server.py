@@ -6,17 +6,21 @@ network it takes TLS, for which a certificate is made at every start, that no br
 
 from __future__ import annotations
 
+import io
 import ipaddress
+import math
 import os
 import re
 import shutil
 import socket
 import ssl
 import sys
+import time
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import trustme
@@ -46,7 +50,8 @@ HEADERS = {
 }
 RESULTS = "results"  # where a page posts to
 MAX_POST = 2**18  # bytes
-PATIENCE = 30  # seconds that a client may be silent
+PATIENCE = 30  # seconds: of silence, and of a request but for its last part
+MAX_CONNECTIONS = 64  # at a time; a browser opens about six
 
 
 class Server(ThreadingHTTPServer):
@@ -72,7 +77,19 @@ class Server(ThreadingHTTPServer):
         scheme = "http" if bound.is_loopback else "https"
         if not bound.is_loopback:
             self.socket = _secured(self.socket, shown)
+        self._free = Semaphore(MAX_CONNECTIONS)
         self.address = f"{scheme}://{shown}:{self.server_address[1]}/{site.token}/"
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is a thread left for a connection; those too many are closed at once."""
+        return self._free.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, in a thread of its own."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that leave, are silent, or do not trust the certificate."""
@@ -80,9 +97,27 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class Incoming(io.RawIOBase):
+    """What a client sends until a deadline, however often a byte of it comes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.deadline = math.inf  # of time.monotonic
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError after the deadline, or the connection's timeout."""
+        if time.monotonic() > self.deadline:
+            raise TimeoutError
+        return self.connection.recv_into(buffer)
+
+
 class Handler(BaseHTTPRequestHandler):
     """The requests of one connection."""
 
+    rfile: io.BufferedReader
     timeout = PATIENCE
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "pgn-bench", ""
@@ -90,6 +125,20 @@ class Handler(BaseHTTPRequestHandler):
     def __init__(self, site: Site, *connection: Any) -> None:
         self.site = site
         super().__init__(*connection)
+
+    def setup(self) -> None:
+        """As http.server's, but what comes in has a deadline."""
+        super().setup()
+        self.rfile.close()
+        self.incoming = Incoming(self.connection)
+        self.rfile = io.BufferedReader(self.incoming)
+
+    def handle_one_request(self) -> None:
+        """A request; its time begins with its first byte. Raises TimeoutError if none comes."""
+        self.incoming.deadline = math.inf
+        self.rfile.peek(1)
+        self.incoming.deadline = time.monotonic() + self.timeout
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """A file of the site, or its plan."""

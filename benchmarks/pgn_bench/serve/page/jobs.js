@@ -12,20 +12,22 @@ const KEPT = 256; // elements of each gradient in a pack's self-test
 /** The server did not answer. */
 export class LostConnection extends Error {}
 
+/** Throws what a load has thrown: a network's failures are TypeErrors, too little memory is none. */
+export function rethrow(error) {
+  throw error instanceof TypeError ? new LostConnection(error.message) : error;
+}
+
 /** A file of the server's, as an ArrayBuffer. */
-export async function download(address) {
-  try {
-    const reply = await fetch(address);
-    if (reply.ok) return await reply.arrayBuffer();
-  } catch {
-    // told below, as a refusal is
-  }
-  throw new LostConnection(`${address} could not be loaded`);
+async function download(address) {
+  const reply = await fetch(address).catch(rethrow);
+  if (!reply.ok) throw new Error(await reply.text().catch(rethrow));
+  return reply.arrayBuffer().catch(rethrow);
 }
 
 /**
- * Open a job: {loadMs, errors, call}; call() is what is timed, and errors are those of its first
- * results, {what: relative L2}, under the names that job.limits has.
+ * Open a job: {loadMs, errors, call, release}; call() is what is timed, errors are those of its
+ * first results, {what: relative L2}, under the names that job.limits has, and release() gives its
+ * memory back. A job that cannot be opened keeps none.
  *
  * @param ort onnxruntime-web
  * @param job of the plan: kind, files, graphs, limits and what its kind needs
@@ -35,17 +37,34 @@ export async function openJob(ort, job, options) {
   const files = {};
   for (const [name, address] of Object.entries(job.files)) files[name] = await download(address);
   const sessions = {};
-  const start = performance.now();
-  for (const name of job.graphs) {
-    sessions[name] = await ort.InferenceSession.create(files[name], options);
+  const release = async (names) => {
+    for (const name of names) {
+      await sessions[name]?.release();
+      delete sessions[name];
+    }
+  };
+  const { check, timed } = KINDS[job.kind];
+  try {
+    const start = performance.now();
+    for (const name of job.graphs) {
+      sessions[name] = await ort.InferenceSession.create(files[name], options);
+    }
+    const loadMs = performance.now() - start;
+    const checked = await check(ort, job, sessions, files);
+    await release(job.graphs.filter((name) => !timed.includes(name)));
+    return { loadMs, ...checked, release: () => release(timed) };
+  } catch (error) {
+    await release(job.graphs).catch(() => {}); // nothing works any more where memory has run out
+    throw error;
   }
-  const loadMs = performance.now() - start;
-  return { loadMs, ...(await KINDS[job.kind](ort, job, sessions, files)) };
 }
 
-const KINDS = { gradient: openGradient, fit: openFit };
+const KINDS = {
+  gradient: { check: checkGradient, timed: ["proxy"] },
+  fit: { check: checkFit, timed: ["gradient", "update"] },
+};
 
-async function openGradient(ort, job, sessions, files) {
+async function checkGradient(ort, job, sessions, files) {
   const errors = {};
   const calls = {};
   for (const [distance, test] of Object.entries(readCases(files.vectors))) {
@@ -66,11 +85,10 @@ async function openGradient(ort, job, sessions, files) {
       return closedForm(generated, outputs.proxy.data, shape, job.alpha);
     };
   }
-  await sessions.target_features?.release(); // phones have little memory
   return { errors, call: calls.mid };
 }
 
-async function openFit(ort, job, sessions, files) {
+async function checkFit(ort, job, sessions, files) {
   const wanted = readSafetensors(files.selftest);
   const tensor = ({ data, shape }) => new ort.Tensor("float32", data, shape);
   const batch = { photo: tensor(wanted.photo), condition: tensor(wanted.condition) };

@@ -2,6 +2,7 @@
 // rest, medians and percentiles. What gives a wrong result is told, and not timed.
 
 const REST_MS = 50; // idle threads of a runtime spin for less before they sleep
+const MEMORY = /bad_alloc|allocat|out of memory|\bOOM\b/i; // in messages: there is too little
 
 /**
  * Measure every job of the plan in every runtime: {rows, failed}, as result files have them.
@@ -25,8 +26,10 @@ export async function measure(plan, runtimes, show) {
         await act(entry);
       } catch (error) {
         if (error.lost) throw error;
-        entry.reason = `cannot run: ${error.message}`.slice(0, 300);
+        const why = MEMORY.test(error.message) ? "too little memory" : "cannot run";
+        entry.reason = `${why}: ${error.message}`.slice(0, 300);
       }
+      if (entry.reason) await close(entry);
     }
   };
   await inTurn(0, "Loading and checking", open);
@@ -52,6 +55,12 @@ async function open(entry) {
     const error = entry.errors[wrong].toPrecision(2);
     entry.reason = `wrong result: ${wrong} is off by ${error} of its length, at most ${limits[wrong]} is allowed`;
   }
+}
+
+/** What is left out leaves its memory to the others. */
+async function close({ runtime, index }) {
+  if (index === undefined) return; // it was never open
+  await runtime.call("close", index).catch(() => {}); // nor can a crashed worker close it
 }
 
 const block = ({ runtime, index }, unmeasured, count) =>

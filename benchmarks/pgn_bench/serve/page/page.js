@@ -2,17 +2,21 @@
 
 import { machine, runtimes } from "./device.js";
 import { measure } from "./measure.js";
-import { chosen, showJobs, showResults, showRuntimes } from "./view.js";
+import { keep, recall } from "./storage.js";
+import { showJobs, showResults, showRuntimes, tickedJobs, tickedRuntimes } from "./view.js";
 import { connect } from "./worker_client.js";
 
-const KEPT = "pgn-bench result"; // in the browser's storage
+const RESULT = ["localStorage", "pgn-bench result"]; // until the computer has it
+const DOING = ["sessionStorage", "pgn-bench doing"]; // it outlives a tab that the browser ends
 const LOST =
   "The computer does not answer. Is pgn-bench still running there, and this device in its network?";
+const CUT_OFF =
+  "If the browser closed the page by itself, its memory did not suffice: untick the largest, and start again.";
 const element = (id) => document.getElementById(id);
 
 let plan;
 let found;
-let unsent = recall();
+let unsent = recall(...RESULT);
 
 async function prepare() {
   const reply = await fetch("plan.json").catch(() => null);
@@ -23,29 +27,38 @@ async function prepare() {
   showJobs(element("jobs"), plan.jobs);
   element("device").textContent = `onnxruntime-web ${plan.runtime_version}. ${navigator.userAgent}`;
   element("start").disabled = false;
-  if (unsent) offer("Figures of an earlier run wait on this device to be sent.");
+  const doing = recall(...DOING);
+  const told = doing ? `The last run here was cut off at: ${doing}. ${CUT_OFF}` : "";
+  if (unsent) offer(`${told} Figures of an earlier run wait on this device to be sent.`.trim());
+  else say("bad", told);
 }
 
 async function start() {
+  const usable = tickedRuntimes(found.usable);
+  const jobs = tickedJobs(plan.jobs);
+  if (!usable.length || !jobs.length) return say("bad", "Nothing is ticked to be measured.");
+  element("setup").hidden = element("rescue").hidden = true;
+  element("progress").hidden = false;
+  say("", "");
   const date = new Date().toISOString();
   let hidden = document.hidden;
   const watch = () => (hidden ||= document.hidden);
   document.addEventListener("visibilitychange", watch);
   const awake = await navigator.wakeLock?.request("screen").catch(() => null);
-  element("setup").hidden = element("rescue").hidden = true;
-  element("progress").hidden = false;
-  say("", "");
   const workers = [];
   try {
-    for (const runtime of chosen(found.usable)) workers.push(await connect(runtime));
-    const measured = await measure(plan, workers, showProgress);
-    showResults(element("jobs"), plan.jobs, measured);
-    keep(JSON.stringify(await report(date, measured, hidden)));
+    if (unsent) await send();
+    if (unsent) return; // else this run's figures would take their place
+    for (const runtime of usable) workers.push(await connect(runtime));
+    const measured = await measure({ ...plan, jobs }, workers, showProgress);
+    showResults(plan.jobs, measured);
+    keepResult(JSON.stringify(await report(date, measured, hidden)));
     await send();
   } catch (error) {
     say("bad", error.lost ? `${LOST} This run could not be finished.` : `Failed: ${error.message}`);
   } finally {
     for (const { worker } of workers) worker.terminate();
+    keep(...DOING, null);
     document.removeEventListener("visibilitychange", watch);
     await awake?.release();
     element("progress").hidden = true;
@@ -70,14 +83,18 @@ async function report(date, { rows, failed }, hidden) {
 
 /** Post what is kept; it stays kept until the computer has it. */
 async function send() {
-  const body = new Blob([unsent], { type: "application/json" });
+  const sent = unsent;
+  const body = new Blob([sent], { type: "application/json" });
   const reply = await fetch("results", { method: "POST", body }).catch(() => null);
   if (!reply) return offer(`${LOST} The figures are kept on this device.`);
   const answer = await reply.text();
   if (!reply.ok) return offer(`The computer refuses the figures. ${answer}`);
-  keep(null);
+  const { rows, settings } = JSON.parse(sent);
+  const all = rows.length + settings.failed.length;
+  keepResult(null);
   element("rescue").hidden = true;
-  return say("good", `Sent. The computer keeps them as ${answer}.`);
+  const count = rows.length < all ? ` ${all - rows.length} of ${all} could not be measured.` : "";
+  return say(rows.length ? "good" : "bad", `Sent. The computer keeps the figures as ${answer}.${count}`);
 }
 
 function offer(text) {
@@ -87,25 +104,13 @@ function offer(text) {
   say("bad", text);
 }
 
-function keep(text) {
+function keepResult(text) {
   unsent = text;
-  try {
-    if (text) localStorage.setItem(KEPT, text);
-    else localStorage.removeItem(KEPT);
-  } catch {
-    // storage is switched off: kept until the page is closed
-  }
-}
-
-function recall() {
-  try {
-    return localStorage.getItem(KEPT);
-  } catch {
-    return null;
-  }
+  keep(...RESULT, text);
 }
 
 function showProgress({ text, share }) {
+  keep(...DOING, text);
   element("doing").textContent = text;
   element("bar").value = share;
 }
@@ -118,7 +123,7 @@ function say(kind, text) {
 element("start").onclick = start;
 element("send").onclick = send;
 element("discard").onclick = () => {
-  keep(null);
+  keepResult(null);
   element("rescue").hidden = true;
   say("", "");
 };

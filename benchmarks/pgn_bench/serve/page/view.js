@@ -3,10 +3,8 @@
 /** What the device can run in, to choose from, and what it lacks. */
 export function showRuntimes(list, { usable, without }) {
   const having = usable.map(({ provider, threads }) => {
-    const box = make("input", "");
-    Object.assign(box, { type: "checkbox", checked: true, id: provider });
-    const label = make("label", "", box, ` ${shown(provider)}`);
-    return make("li", "", label, make("span", "", hardware(provider, threads)));
+    const where = make("span", "", hardware(provider, threads));
+    return make("li", "", tickBox(provider, shown(provider)), where);
   });
   const lacking = Object.entries(without).map(([provider, why]) =>
     make("li", "", make("span", "", shown(provider)), make("span", "", why)),
@@ -14,39 +12,53 @@ export function showRuntimes(list, { usable, without }) {
   list.replaceChildren(...having, ...lacking);
 }
 
-/** Those runtimes whose boxes are ticked. */
-export function chosen(usable) {
+export function tickedRuntimes(usable) {
   return usable.filter(({ provider }) => document.getElementById(provider).checked);
 }
 
-/** A card for each job. */
+/** A card for each job, to choose from. */
 export function showJobs(place, jobs) {
-  place.replaceChildren(...jobs.map((job) => card(job)));
+  place.replaceChildren(...jobs.map(card));
 }
 
-/** A card for each job, with its times as bars, and what failed. */
-export function showResults(place, jobs, { rows, failed }) {
+export function tickedJobs(jobs) {
+  return jobs.filter((_, index) => document.getElementById(`job${index}`).checked);
+}
+
+/** In each job's card, its times as bars, and what failed. */
+export function showResults(jobs, { rows, failed }) {
   const slowest = Math.max(...rows.map((row) => row.median_ms));
   const of = (job) => (row) =>
     ["provider", "dtype", "size", "batch"].every((name) => row[name] === job[name]);
-  place.replaceChildren(
-    ...jobs.map((job) =>
-      card(
-        job,
+  for (const [index, job] of jobs.entries()) {
+    document
+      .getElementById(`results${index}`)
+      .replaceChildren(
         ...rows.filter(of(job)).map((row) => timed(row, slowest)),
-        ...failed.filter(of(job)).map(({ runtime, reason }) =>
-          make("div", "row", make("p", "", shown(runtime)), make("p", "failed", reason)),
-        ),
-      ),
-    ),
-  );
+        ...failed
+          .filter(of(job))
+          .map(({ runtime, reason }) =>
+            make("div", "row", make("p", "", shown(runtime)), make("p", "failed", reason)),
+          ),
+      );
+  }
 }
 
-function card({ provider, dtype, size, batch, details }, ...rows) {
+function card({ provider, dtype, size, batch, details, file_bytes }, index) {
   const photos = batch === 1 ? "1 photo" : `${batch} photos`;
   const weights = details?.weights ? `; weights: ${details.weights}` : "";
-  const what = `${dtype}, ${size} px, ${photos} a call${weights}`;
-  return make("article", "card", make("h2", "", provider), make("p", "small", what), ...rows);
+  const megabytes = `${(file_bytes / 1e6).toFixed(1)} MB`;
+  const what = `${dtype}, ${size} px, ${photos} a call, ${megabytes}${weights}`;
+  const results = make("div", "");
+  results.id = `results${index}`;
+  const title = make("h2", "", tickBox(`job${index}`, provider));
+  return make("article", "card", title, make("p", "small", what), results);
+}
+
+function tickBox(id, text) {
+  const box = make("input", "");
+  Object.assign(box, { type: "checkbox", checked: true, id });
+  return make("label", "", box, ` ${text}`);
 }
 
 function timed({ runtime, threads, median_ms, p90_ms, load_ms, noisy }, slowest) {

@@ -1,6 +1,6 @@
 // One build of onnxruntime-web in a thread of its own: the page lives on while it computes.
 
-import { LostConnection, openJob } from "./jobs.js";
+import { LostConnection, openJob, rethrow } from "./jobs.js";
 
 let ort;
 let options;
@@ -10,11 +10,7 @@ const METHODS = {
   /** Load the build `provider`, wasm or webgpu. */
   async start({ provider, threads }) {
     const build = new URL(`ort/ort.${provider}.bundle.min.mjs`, self.location);
-    try {
-      ort = await import(build);
-    } catch (error) {
-      throw new LostConnection(`${build.pathname} could not be loaded (${error.message})`);
-    }
+    ort = await import(build).catch(rethrow);
     ort.env.wasm.numThreads = threads;
     ort.env.logLevel = "error";
     options = { executionProviders: [provider] };
@@ -22,17 +18,24 @@ const METHODS = {
 
   /** Open a job of the plan; from now on it is known by its index. */
   async open(job) {
-    const { loadMs, errors, call } = await openJob(ort, job, options);
-    return { index: jobs.push(call) - 1, loadMs, errors };
+    const { loadMs, errors, ...opened } = await openJob(ort, job, options);
+    return { index: jobs.push(opened) - 1, loadMs, errors };
+  },
+
+  /** Give a job's memory back. */
+  async close(index) {
+    await jobs[index].release();
+    delete jobs[index];
   },
 
   /** Milliseconds of `count` calls, after `unmeasured` ones. */
   async block({ index, unmeasured, count }) {
-    for (let k = 0; k < unmeasured; k++) await jobs[index]();
+    const { call } = jobs[index];
+    for (let k = 0; k < unmeasured; k++) await call();
     const milliseconds = [];
     for (let k = 0; k < count; k++) {
       const start = performance.now();
-      await jobs[index]();
+      await call();
       milliseconds.push(performance.now() - start);
     }
     return milliseconds;
