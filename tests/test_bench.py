@@ -67,7 +67,8 @@ def test_blocks_are_interleaved_after_a_rest_and_an_unmeasured_call(
     calls = {"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}
     found = interleaved(calls, rounds=2)
     block = [["rest"] + [name] * (1 + BLOCK) for name in "ab"]
-    assert order == ["a"] * WARM_UP + ["b"] * WARM_UP + (block[0] + block[1]) * 2
+    rounds = block[0] + block[1] + block[1] + block[0]  # each begins with another one
+    assert order == ["a"] * WARM_UP + ["b"] * WARM_UP + rounds
     assert found["a"] == Timing(1000.0, 1000.0, 1000.0, 2 * BLOCK, 2000.0)
     assert found["b"] == Timing(2000.0, 2000.0, 2000.0, 2 * BLOCK, 4000.0)
 
@@ -96,9 +97,31 @@ def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not-installed" not in machine()
 
 
-@pytest.mark.parametrize(("p10", "p90", "noisy"), [(10, 12, False), (10, 13.1, True)])
-def test_noise_is_told(p10: float, p90: float, noisy: bool) -> None:
-    assert Timing(p10, p10, p90, 3, 1.0).noisy == noisy
+def test_a_gpu_is_named_where_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never run on a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "fast")
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        assert ("gpu" in machine()) == used
+
+
+def test_short_calls_are_timed_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def call() -> None:
+        clock[0] += 0.01
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    assert interleaved({"a": call}, rounds=2)["a"].calls in (40, 42), "0.2 s each; 0.01 is inexact"
+
+
+@pytest.mark.parametrize(
+    ("p10", "median", "p90", "noisy"), [(10, 10, 12, False), (10, 12, 13.1, True)]
+)
+def test_noise_is_told(p10: float, median: float, p90: float, noisy: bool) -> None:
+    assert Timing(median, p10, p90, 3, 1.0).noisy == noisy
     assert ("1 of 2 rows are noisy" in noise_warning([noisy, False])) == noisy
 
 

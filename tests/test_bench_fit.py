@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,25 @@ def test_a_pack_of_another_generator_is_refused(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_an_exact_loss_is_packed_as_well(folder: Path, tmp_path: Path) -> None:
+    """Its steps on a device are those of autograd."""
+    own = setting(folder)
+    pack = fit.pack_exact(own, "vgg11", tmp_path)
+    found = fit.on_device(own, pack, "onnxruntime")(2)
+    assert len(found) == 2
+    (agreement,) = json.loads((pack / "manifest.json").read_text())["agreement"]
+    assert agreement["relative_l2"] < 1e-3, "with autograd in float64"
+    assert fit.memory_on_device(own, pack, "onnxruntime")() is not None
+
+
+def test_photo_by_photo_is_the_same_fit(folder: Path) -> None:
+    """What is timed and measured as a peer of packs takes less memory, not another way."""
+    whole, parts = (replace(setting(folder), microbatch=size) for size in (None, 1))
+    assert whole.options(3).microbatch is None and parts.options(3).microbatch == 1
+    assert len(fit.in_pytorch(parts, "mse")(3)) == 3
+
+
+@pytest.mark.slow
 def test_the_command_writes_a_result_file(folder: Path, tmp_path: Path) -> None:
     generator = ["--generator", str(folder / "small.safetensors")]
     options = ["--losses", "pgn,mse", "--photos", "2", "--rounds", "1", "--steps", "2"]
@@ -78,5 +99,8 @@ def test_the_command_writes_a_result_file(folder: Path, tmp_path: Path) -> None:
     assert "after 2 steps weights differ from PyTorch's" in result.stdout
     found = load(tmp_path / "fit.json")
     ways = [(row.provider, row.runtime) for row in found.rows]
-    assert ways == [("pgn-nano", "onnxruntime"), ("pgn-nano", "torch"), ("mse", "torch")]
+    pytorch = [
+        (name, way) for name in ("pgn-nano", "mse") for way in ("torch", "torch, 1 at a time")
+    ]
+    assert ways == [("pgn-nano", "onnxruntime"), *pytorch]
     assert all(row.median_ms > 0 and (row.peak_bytes or 0) > 2**20 for row in found.rows)

@@ -1,9 +1,10 @@
 """One step of a fit to a person's photos: packs on their runtimes, and PyTorch along other losses.
 
-PyTorch's step is pgn.avatar.finetune.fine_tune on all photos at once, float32, the exact losses
-with the photos' features cached. A pack's step is the runtime's own, photo by photo or as its
-micro-batch says. Each tells its steps' seconds; they are taken in turn. Memory is that of a process
-of its own, above one that has the libraries loaded and the photos drawn.
+PyTorch's step is pgn.avatar.finetune.fine_tune in float32, on all photos at once and as few at a
+time as the packs take, the exact losses with the photos' features cached. A pack's step is the
+runtime's own. An exact loss is packed, too, by the same lowering as a PGN: its strongest form. Each
+tells its steps' seconds; they are taken in turn. Memory is that of a process of its own, above one
+that has the libraries loaded and the photos drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -26,16 +26,21 @@ from pgn import PgnError
 from pgn.avatar import PersonalGenerator
 from pgn.avatar.finetune import FineTuneOptions, fine_tune
 from pgn.avatar.guidance import Guidance, exact, mean_squared, predicted
+from pgn.teachers import PerceptualLoss
 from pgn_bench.energy import Meter
-from pgn_bench.providers import load_loss
-from pgn_bench.timing import REST, Timing
+from pgn_bench.exact_network import exact_network
+from pgn_bench.providers import RANDOM, load_loss
+from pgn_bench.providers_catalogue import weights_of
+from pgn_bench.timing import REST, Timing, summary
 from pgn_export.fitting import selftest
 from pgn_export.fitting.names import VALUE, tensor_name
+from pgn_export.fitting.pack import SUFFIX, Packing, PackOptions, write
 from pgn_export.fitting.subject import Subject, of_avatar
 from pgn_runtime import Personalizer
 from pgn_runtime.pack import WEIGHTS, read_pack
 
-LOSSES = ("vgg19", "vgg11", "pgn", "mse")  # that PyTorch follows
+EXACT_LOSSES = ("vgg19", "vgg11")
+LOSSES = (*EXACT_LOSSES, "pgn", "mse")  # that PyTorch follows
 STEPS = 3  # in a row, after one that is not counted
 
 Work = Callable[[], object]
@@ -53,6 +58,7 @@ class Setting:
     mse_weight: float
     photos: int
     threads: int
+    microbatch: int | None = None  # photos at a time; None: all
 
     @property
     def subject(self) -> Subject:
@@ -63,7 +69,7 @@ class Setting:
         return selftest.examples(self.subject, self.photos)
 
     def options(self, steps: int) -> FineTuneOptions:
-        return FineTuneOptions(steps, self.learning_rate, self.preset)
+        return FineTuneOptions(steps, self.learning_rate, self.preset, self.microbatch)
 
 
 @dataclass(frozen=True)
@@ -113,22 +119,17 @@ def interleaved(
             _, of_one = _metered(run, 1)
             taken, of_all = _metered(run, STEPS)
             seconds[name] += taken
-            if of_one is not None and of_all is not None:
+            if of_one is not None and of_all is not None and of_all > of_one:
                 # what both spend before their first step is no step's
                 joules[name].append((of_all - of_one) / (STEPS - 1))
         advance()
-    return {name: _timing(values, joules[name]) for name, values in seconds.items()}
+    return {name: summary(values, joules[name]) for name, values in seconds.items()}
 
 
 def _metered(run: Seconds, steps: int) -> tuple[list[float], float | None]:
     """Seconds of each step, and joules of all."""
     meter = Meter()
     return run(steps), meter.joules()
-
-
-def _timing(seconds: list[float], joules: list[float]) -> Timing:
-    p10, middle, p90 = (float(value) for value in 1000 * np.percentile(seconds, (10, 50, 90)))
-    return Timing(middle, p10, p90, len(seconds), joules=median(joules) if joules else None)
 
 
 def memory_in_pytorch(setting: Setting, loss: str) -> Work:
@@ -188,13 +189,32 @@ def check_pack(setting: Setting, pack: Path) -> None:
             )
 
 
+def pack_exact(setting: Setting, loss: str, folder: Path) -> Path:
+    """A pack for ONNX Runtime that follows an exact loss, as the setting's pack follows its PGN.
+
+    Raises:
+        as pgn_export.fitting.pack.write.
+    """
+    name = f"exact {loss}"
+    net = exact_network(_loss(loss), name, random=weights_of(loss, {}) == RANDOM)
+    options = PackOptions(
+        setting.preset, setting.microbatch or 1, setting.mse_weight, setting.learning_rate
+    )
+    made = folder / f"{loss}-{setting.preset}{SUFFIX}"
+    write(Packing(setting.subject, net, name, options), ["onnx"], made)
+    return made
+
+
 def _guidance(setting: Setting, loss: str) -> Guidance:
     if loss == "mse":
         return mean_squared()
     if loss == "pgn":
         return predicted(pgn.load(setting.network).eval(), setting.mse_weight)
-    weights = "oxford" if loss == "vgg19" else "random"  # time does not depend on them
-    return exact(load_loss(loss, weights), setting.mse_weight)
+    return exact(_loss(loss), setting.mse_weight)
+
+
+def _loss(name: str) -> PerceptualLoss:
+    return load_loss(name, weights_of(name, {}))
 
 
 def _person(setting: Setting, photos: Tensor, conditions: Tensor) -> PersonalGenerator:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from rich.table import Table
 
 from pgn import command
 from pgn_bench import fit
-from pgn_bench.fit import LOSSES, Agreement, Seconds, Setting, Work
+from pgn_bench.fit import EXACT_LOSSES, LOSSES, Agreement, Seconds, Setting, Work
 from pgn_bench.flags import AsJson, Output, Threads, deliver
 from pgn_bench.results import Result, Row, machine_name
 from pgn_bench.timing import Timing, machine
@@ -25,6 +27,7 @@ from pgn_runtime.artifact import MANIFEST
 from pgn_runtime.pack import read_pack
 
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT"}
+OF_EXACT = "onnxruntime"  # runs packs that follow exact losses
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,19 @@ def fit_command(
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time and memory of a step: packs on their runtimes, and eager PyTorch along other losses."""
+    """Time and memory of a step: packs on their runtimes, PyTorch along other losses, and packs
+    that follow exact losses in ONNX Runtime, which are made first, a minute each.
+    """
     chosen = parse_names("--losses", losses, LOSSES)
     settings = {pack: _setting(pack, generator, photos, threads) for pack in packs}
-    with command.stderr.status("opening"):
-        ways = [way for pack, setting in settings.items() for way in _on_device(pack, setting)]
-        presets = {setting.preset: setting for setting in settings.values()}
-        ways += [_in_pytorch(setting, loss) for setting in presets.values() for loss in chosen]
-    with Progress(console=command.stderr) as progress:
+    with tempfile.TemporaryDirectory() as folder, Progress(console=command.stderr) as progress:
+        ways = list(_ways(settings, chosen, Path(folder), progress))
         timings = _timed(ways, rounds, progress)
         peaks = [peak_apart(way.prepare) for way in progress.track(ways, description="memory")]
         compared = {
             way.name: fit.agreement(way.setting, way.pack, way.runtime, steps)
             for way in progress.track(ways, description="agreement")
-            if way.pack
+            if way.pack in settings
         }
     rows = [_row(way, timings[way.name], peak) for way, peak in zip(ways, peaks, strict=True)]
     agreement = {name: asdict(found) for name, found in compared.items()}
@@ -93,31 +95,46 @@ def _setting(pack: Path, generator: str, photos: int, threads: int) -> Setting:
         mse_weight=manifest["mse_weight"],
         photos=photos,
         threads=threads,
+        microbatch=opened.microbatch,
     )
     fit.check_pack(setting, pack)
     return setting
 
 
-def _on_device(pack: Path, setting: Setting) -> list[Way]:
-    """A pack on each of its runtimes that can run here."""
-    return [
-        Way(
-            setting,
-            setting.network,
-            backend,
-            fit.on_device(setting, pack, backend),
-            partial(fit.memory_on_device, setting, pack, backend),
-            pack,
-        )
-        for backend in read_pack(pack).suffixes
-        if backend in RUNTIMES
-    ]
+def _ways(
+    settings: Mapping[Path, Setting], losses: Sequence[str], folder: Path, progress: Progress
+) -> Iterator[Way]:
+    """Packs on each of their runtimes that can run here; packs of exact losses, made in `folder`;
+    PyTorch."""
+    for pack, setting in settings.items():
+        for backend in read_pack(pack).suffixes:
+            if backend in RUNTIMES:
+                yield _on_device(pack, setting, setting.network, backend)
+    asked = list(product({s.preset: s for s in settings.values()}.values(), losses))
+    exact = [(setting, loss) for setting, loss in asked if loss in EXACT_LOSSES]
+    for setting, loss in progress.track(exact, description="packing exact losses"):
+        made = fit.pack_exact(setting, loss, folder)
+        yield _on_device(made, setting, f"exact {loss}", OF_EXACT)
+    for setting, loss in asked:
+        yield from _in_pytorch(setting, loss)
 
 
-def _in_pytorch(setting: Setting, loss: str) -> Way:
+def _on_device(pack: Path, setting: Setting, provider: str, backend: str) -> Way:
+    """A pack on one of its runtimes."""
+    run = fit.on_device(setting, pack, backend)
+    prepare = partial(fit.memory_on_device, setting, pack, backend)
+    return Way(setting, provider, backend, run, prepare, pack)
+
+
+def _in_pytorch(setting: Setting, loss: str) -> list[Way]:
+    """All photos at once, and as few at a time as the pack takes."""
     provider = {"pgn": setting.network, "mse": "mse"}.get(loss, f"exact {loss}")
-    run, prepare = fit.in_pytorch(setting, loss), partial(fit.memory_in_pytorch, setting, loss)
-    return Way(setting, provider, "torch", run, prepare)
+    found = []
+    for own in (replace(setting, microbatch=None), setting):
+        runtime = f"torch, {own.microbatch} at a time" if own.microbatch else "torch"
+        run, prepare = fit.in_pytorch(own, loss), partial(fit.memory_in_pytorch, own, loss)
+        found.append(Way(own, provider, runtime, run, prepare))
+    return found
 
 
 def _timed(ways: Sequence[Way], rounds: int, progress: Progress) -> dict[str, Timing]:
@@ -151,7 +168,7 @@ def _print(compared: Mapping[str, Agreement], result: Result) -> None:
     for row in result.rows:
         times = (row.median_ms, row.p10_ms, row.p90_ms)
         memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
-        runtime = RUNTIMES.get(row.runtime, "PyTorch")
+        runtime = RUNTIMES.get(row.runtime, row.runtime.replace("torch", "PyTorch"))
         preset = str(row.details["preset"])
         energy = "-" if row.joules is None else f"{row.joules:.1f}"
         table.add_row(row.provider, preset, runtime, *(f"{t:.0f}" for t in times), energy, memory)

@@ -11,6 +11,7 @@ import typer
 
 from pgn import PgnError, command
 from pgn.errors import unknown_name
+from pgn.files import check_folder
 from pgn_bench.providers import LOSSES
 from pgn_bench.results import Result, save
 from pgn_bench.timing import noise_warning
@@ -30,8 +31,20 @@ Weights = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option("--threads", help="Of every runtime.", min=1, max=256)]
+
+
+def _checked(path: Path | None) -> Path | None:
+    """Before minutes of work: can the file be written?"""
+    if path is not None:
+        if path.is_dir():
+            raise PgnError(f"--output: {path} is a folder, expected a file, as {path}/result.json.")
+        check_folder(path.parent)
+    return path
+
+
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Result file, for pgn-bench report.")
+    Path | None,
+    typer.Option("-o", "--output", help="Result file, for pgn-bench report.", callback=_checked),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
@@ -39,13 +52,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 def deliver(
     result: Result, output: Path | None, as_json: bool, show: Callable[[Result], None]
 ) -> None:
-    """Write the result where that is asked for, print it, tell what is not in it, warn of noise.
+    """Print the result, tell what is not in it, warn of noise; write it where that is asked for.
 
     Raises:
         PgnError: the file cannot be written.
     """
-    if output:
-        save(result, output)
     if as_json:
         typer.echo(json.dumps(result.plain(), indent=2))
     else:
@@ -54,6 +65,8 @@ def deliver(
         tell(f"{label} is left out: {reason}")
     if warning := noise_warning([bool(row.noisy) for row in result.rows]):
         tell(warning)
+    if output:
+        save(result, output)
 
 
 def tell(text: str) -> None:

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -17,9 +17,10 @@ import numpy as np
 from pgn_bench.energy import Meter
 
 WARM_UP = 3  # calls of each before the first round
-BLOCK = 3  # timed calls in a row
+BLOCK = 3  # timed calls in a row, at least
+BLOCK_SECONDS = 0.2  # that they last, at least: a call of milliseconds is timed many times
 REST = 0.05  # seconds; idle threads of ONNX Runtime and OpenMP spin for less before they sleep
-NOISY = 1.3  # p90 / p10 above which other programs disturbed a measurement; 1.05 to 1.2 when quiet
+NOISY = 1.3  # p90 / p10 above which a measurement is not to be trusted; 1.05 to 1.2 when quiet
 PACKAGES = ("torch", "onnxruntime", "ai-edge-litert", "numpy")
 
 
@@ -44,8 +45,11 @@ def interleaved(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,
     advance: Callable[[], None] = lambda: None,
+    block_seconds: float = BLOCK_SECONDS,
 ) -> dict[str, Timing]:
-    """Time BLOCK calls of each in every round, so that a busy moment of the machine hits all.
+    """Time a block of calls of each in every round, so that a busy moment of the machine hits all.
+
+    Each round begins with another one, so that none always follows the same.
 
     Before a block the machine rests, and one call is not timed: the threads of other runtimes
     would still spin for work on the cores that this one needs, and the caches hold their data.
@@ -57,16 +61,26 @@ def interleaved(
             call()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     joules: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
     for _ in range(rounds):
-        for name, call in calls.items():
+        for name in names:
             time.sleep(REST)
-            call()
+            calls[name]()
             meter = Meter()
-            seconds[name] += [_seconds(call) for _ in range(BLOCK)]
+            block = _block(calls[name], block_seconds)
+            seconds[name] += block
             if (used := meter.joules()) is not None:
-                joules[name].append(used / BLOCK)
+                joules[name].append(used / len(block))
+        names = [*names[1:], names[0]]
         advance()
-    return {name: _summary(values, joules[name]) for name, values in seconds.items()}
+    return {name: _of_calls(values, joules[name]) for name, values in seconds.items()}
+
+
+def summary(seconds: Sequence[float], joules: Sequence[float]) -> Timing:
+    """Of calls, or steps; energy that blocks of them took a call, where it is told."""
+    p10, middle, p90 = (float(value) for value in 1000 * np.percentile(seconds, (10, 50, 90)))
+    used = median(joules) if joules else None
+    return Timing(middle, p10, p90, len(seconds), joules=used)
 
 
 def noise_warning(noisy: Sequence[bool]) -> str:
@@ -74,9 +88,8 @@ def noise_warning(noisy: Sequence[bool]) -> str:
     if not any(noisy):
         return ""
     return (
-        f"{sum(noisy)} of {len(noisy)} rows are noisy (p90 above {NOISY} times p10; load average "
-        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores): other programs use this machine. "
-        f"Repeat when it is quiet; CPU time suffers less than wall time."
+        f"{sum(noisy)} of {len(noisy)} rows are noisy (p90 above {NOISY} times p10). Repeat with "
+        f"no other program on this machine; CPU time suffers less from them than wall time."
     )
 
 
@@ -87,11 +100,19 @@ def _seconds(call: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - start_cpu
 
 
-def _summary(seconds: list[tuple[float, float]], joules: list[float]) -> Timing:
-    wall, cpu = 1000 * np.array(seconds).T
-    p10, middle, p90 = (float(value) for value in np.percentile(wall, (10, 50, 90)))
-    typical = median(joules) if joules else None
-    return Timing(middle, p10, p90, len(wall), float(np.median(cpu)), typical)
+def _block(call: Callable[[], object], least: float) -> list[tuple[float, float]]:
+    """Wall and CPU seconds of each call, of `least` seconds or more in a row."""
+    found: list[tuple[float, float]] = []
+    end = time.perf_counter() + least
+    while len(found) < BLOCK or time.perf_counter() < end:
+        found.append(_seconds(call))
+    return found
+
+
+def _of_calls(seconds: Sequence[tuple[float, float]], joules: Sequence[float]) -> Timing:
+    """`summary` of wall and CPU seconds."""
+    wall, cpu = zip(*seconds, strict=True)
+    return replace(summary(wall, joules), cpu_ms=1000 * median(cpu))
 
 
 def machine() -> dict[str, object]:
@@ -111,11 +132,15 @@ def machine() -> dict[str, object]:
 
 
 def _gpu() -> dict[str, object]:
-    """Name and driver library of the GPU, where torch is loaded and has one."""
+    """Name and libraries of the GPU, where this process has used one."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if torch is None or not torch.cuda.is_initialized():
         return {}
-    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
 
 
 def _version(package: str) -> str | None:
