@@ -7,53 +7,138 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from fake_providers import FOOTPRINT, TASK, bench, provider
 
 from pgn import ConversionError, GateError, PgnError
-from pgn.teachers import PerceptualLoss
-from pgn_bench import gradient, gradient_cli, providers
-from pgn_bench.gradient import AGREEMENT, check_agreement, cosine, prepare
-from pgn_bench.providers import RANDOM, Uncompiled, compiled_gradient, eager_loss, ssim
-from pgn_bench.providers_catalogue import Provider, Wanted, catalogue
-from pgn_bench.providers_exported import Task
+from pgn_bench import gradient, gradient_cli, providers, timing
+from pgn_bench.gradient import check_gradient, prepare, time_rows
+from pgn_bench.providers_catalogue import Provider, Wanted
+from pgn_bench.providers_exported import Call, Task
 from pgn_bench.results import load
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> list[Provider]:
     """The catalogue that commands get; no processes are started."""
-    chosen = [provider("exact vgg19", 1.0), provider("net", 2.0), provider("new", 1.0, random=True)]
+    exact, net = provider("exact vgg19", 1.0), provider("net", 1.01)
+    chosen = [exact, net, provider("new", 1.0, random=True)]
 
     def found(wanted: Wanted, task: Task, folder: Path) -> Iterator[Provider]:
         yield from chosen
 
+    quick = partial(timing.interleaved, block_seconds=0.0)
+    monkeypatch.setattr(gradient, "interleaved", quick)
     monkeypatch.setattr(gradient_cli, "catalogue", found)
+    monkeypatch.setattr(gradient_cli, "within_memory", lambda wanted, task: (wanted, {}))
     monkeypatch.setattr(gradient, "footprint", lambda build, task: FOOTPRINT)
     return chosen
 
 
 def test_wrong_gradients_are_left_out(fake: list[Provider]) -> None:
     said: list[str] = []
-    broken = provider("broken", 1.0, -1.0, float("nan"))
+    broken = provider("broken", 1.0, -1.0, 2.0, float("nan"))
     broken.left_out["broken, phone, fp32"] = ConversionError("why")
     found = prepare([*fake, broken], TASK, said.append)
     assert [each.label for each in found.ready] == [
-        "exact vgg19, way 1.0, fp32", "net, way 2.0, fp32", "new, way 1.0, fp32",
+        "exact vgg19, way 1.0, fp32", "net, way 1.01, fp32", "new, way 1.0, fp32",
         "broken, way 1.0, fp32",
     ]  # fmt: skip
     assert {label: type(error) for label, error in found.left_out.items()} == {
         "broken, phone, fp32": ConversionError,
         "broken, way -1.0, fp32": GateError,
+        "broken, way 2.0, fp32": GateError,
         "broken, way nan, fp32": GateError,
     }
+    assert "2.0000 times as long" in str(found.left_out["broken, way 2.0, fp32"])
     cosines = [each.cosine for each in found.ready]
     assert cosines[:2] == pytest.approx([1.0, 1.0]) and cosines[2] is None, "random weights"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "right"),
+    [
+        ("fp32", 1.019, True), ("fp32", 0.979, False), ("tf32", 1.021, False),
+        ("bf16", 0.951, True), ("int8", 1.049, True), ("int8", 1.051, False),
+    ],
+)  # fmt: skip
+def test_the_length_counts(dtype: str, scale: float, right: bool) -> None:
+    wanted = torch.rand(1, 3, 8, 8) - 0.5
+    if right:
+        check_gradient("way", scale * wanted, wanted, dtype)
+    else:
+        with pytest.raises(GateError, match="times as long"):
+            check_gradient("way", scale * wanted, wanted, dtype)
+
+
+def failing(error: Exception, at_call: bool, task: Task) -> Call:
+    """A build that fails, or its first call."""
+
+    def call() -> torch.Tensor:
+        raise error
+
+    if not at_call:
+        call()
+    return call
+
+
+MACHINES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", MACHINES, ids=lambda error: str(error)[:12])
+@pytest.mark.parametrize("at_call", [False, True])
+def test_what_the_machine_fails_at_is_left_out(
+    fake: list[Provider], error: Exception, at_call: bool
+) -> None:
+    exact, net, _ = fake
+    fails = partial(failing, error, at_call)
+    one = replace(net, ways=[replace(net.ways[0], runtime="fails", build=fails), *net.ways])
+    found = prepare([exact, one], TASK, lambda _: None)
+    assert [each.label for each in found.ready] == [
+        "exact vgg19, way 1.0, fp32", "net, way 1.01, fp32",
+    ]  # fmt: skip
+    (told,) = found.left_out.values()
+    assert "this machine fails at it" in str(told) and told.__traceback__ is None
+    assert isinstance(told, PgnError) and told.__context__ is None, "it would keep tensors"
+    found = prepare([replace(exact, reference=fails), net], TASK, lambda _: None)
+    assert [(each.label, each.cosine) for each in found.ready] == [("net, way 1.01, fp32", None)]
+    assert found.left_out.keys() == {"exact vgg19, way 1.0, fp32"}
+
+
+def test_what_is_left_out_keeps_no_tensors() -> None:
+    """As an error's frames would, its own and those of what it was raised for."""
+    try:
+        try:
+            raise RuntimeError("of the compiler")
+        except RuntimeError:
+            raise PgnError("of ours") from None
+    except PgnError as error:
+        told = gradient.reason(error)
+        assert told is error and told.__traceback__ is None and told.__context__ is None
+
+
+def test_other_failures_are_not_hidden(fake: list[Provider]) -> None:
+    fails = partial(failing, RuntimeError("a mistake of ours"), True)
+    one = replace(fake[0], ways=[replace(fake[0].ways[0], build=fails)])
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        prepare([one], TASK, lambda _: None)
+
+
+def test_what_fails_while_it_is_timed_is_told(fake: list[Provider]) -> None:
+    found = prepare(fake[:1], TASK, lambda _: None)
+    found.ready[0] = replace(found.ready[0], call=failing(MACHINES[0], True, TASK))
+    with pytest.raises(PgnError, match=r"CUDA out of memory.* smaller --size"):
+        time_rows(found, TASK, 1)
 
 
 def test_without_the_exact_gradient_there_is_no_cosine(fake: list[Provider]) -> None:
@@ -79,6 +164,27 @@ def test_a_sweep_of_threads_is_written_and_shown(tmp_path: Path) -> None:
     table = bench(*words)
     for shown_word in ("net", "new *", "2.0 / 5.0", "random weights, time only"):
         assert shown_word in table.stdout
+
+
+def test_what_fails_in_a_sweep_is_named_by_its_threads(fake: list[Provider]) -> None:
+    def build(task: Task) -> Call:
+        if task.threads == 1:
+            raise PgnError("not with one")
+        return fake[1].reference(task)
+
+    fake[1].ways.append(replace(fake[1].ways[0], runtime="picky", build=build))
+    fake[1].left_out["net, phone, fp32"] = ConversionError("why")
+    words = ("gradient", "--size", 32, "--rounds", 1, "--json")
+    for threads, label in (("1,2", "net, picky, fp32, threads 1"), ("1", "net, picky, fp32")):
+        report = json.loads(bench(*words, "--threads", threads).stdout)
+        assert report["settings"]["left_out"].keys() == {label, "net, phone, fp32"}
+
+
+def test_a_missing_checkpoint_is_told_before_any_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_cli, "catalogue", lambda *_: pytest.fail("exported"))
+    words = ("gradient", "--losses", "vgg11", "--checkpoint", "gone.safetensors")
+    error = bench(*words, "--runtime", "onnxruntime").exception
+    assert isinstance(error, PgnError) and "gone.safetensors" in str(error)
 
 
 def test_the_rest_is_shown_before_a_wrong_gradient_fails(fake: list[Provider]) -> None:
@@ -114,77 +220,9 @@ def test_a_gpu_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     error = bench("gradient", "--device", "cuda", "--runtime", "torch").exception
     assert isinstance(error, PgnError) and "finds no GPU" in str(error)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(providers, "_use_gpu", lambda: None)
     error = bench("gradient", "--device", "cuda").exception
     assert isinstance(error, PgnError) and "Add --runtime torch" in str(error)
-
-
-def test_a_call_on_a_gpu_waits_for_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never run on a GPU: order of the calls only."""
-    order: list[str] = []
-    fake = SimpleNamespace(synchronize=lambda: order.append("synchronize"))
-    monkeypatch.setattr(torch, "cuda", fake)
-    call = lambda: order.append("call") or torch.zeros(1)  # type: ignore[func-returns-value] # noqa: E731
-    providers._finished(call, replace(TASK, device="cuda"))()
-    providers._finished(call, TASK)()
-    assert order == ["call", "synchronize", "call"]
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_what_is_compiled_is_the_gradient(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "_compiled", lambda module: module)
-    loss = PerceptualLoss("vgg19", layers={"relu1_2": 1.0, "relu2_1": 1.0})
-    wanted = loss.gradient(*providers.images(TASK))
-    try:
-        found = compiled_gradient(loss, dtype, TASK)()
-    except PgnError as error:
-        pytest.skip(str(error))
-    assert found.dtype == torch.float32
-    check_agreement(dtype, found, wanted, AGREEMENT[dtype])
-
-
-def test_without_a_compiler_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(module: torch.nn.Module) -> Any:
-        def call(*_: object, **__: object) -> None:
-            raise torch._dynamo.exc.TorchDynamoException("no C++")
-
-        return call
-
-    monkeypatch.setattr(providers, "_compiled", fails)
-    loss = PerceptualLoss("vgg19", layers={"relu1_1": 1.0})
-    with pytest.raises(Uncompiled, match="cannot be used here"):
-        compiled_gradient(loss, "fp32", TASK)
-
-
-def test_channels_last_is_the_same_gradient() -> None:
-    plain, last = (eager_loss("vgg11", RANDOM, each, TASK)() for each in (False, True))
-    assert cosine(plain, last) > 0.99999 and plain.stride() != last.stride()
-
-
-def test_ssim_pulls_uphill() -> None:
-    from kornia.losses import ssim_loss
-
-    generated, target = providers.images(TASK)
-    step = 1e-3 * ssim(TASK)() / ssim(TASK)().abs().max()
-    before, after = (float(ssim_loss(x, target, 11)) for x in (generated, generated - step))
-    assert after < before
-
-
-def test_the_catalogue_in_torch_alone() -> None:
-    wanted = Wanted(("pgn-nano", "resnet4"), losses=("vgg11", "ssim"), runtimes=("torch",))
-    found = {each.name: each for each in catalogue(wanted, TASK, Path("unused"))}
-    assert found.keys() == {"exact vgg11", "exact ssim", "pgn-nano", "pgn-resnet4"}
-    assert found["pgn-resnet4"].random and not found["pgn-nano"].random
-    assert found["pgn-resnet4"].parameters == 1_335_875
-    macs = found["pgn-resnet4"].ways[0].cost.macs * (224 / 32) ** 2
-    assert macs == pytest.approx(19.79e9, rel=0.01), "the paper's Table 1"
-    for each in found.values():
-        assert each.ways[0].runtime == "torch" and (each.ways[0].cost.formula_bytes or 0) > 0
-
-
-def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path) -> None:
-    wanted = Wanted(("a/x.safetensors", "b/x.safetensors"), losses=())
-    with pytest.raises(PgnError, match="got x twice"):
-        list(catalogue(wanted, TASK, tmp_path))
 
 
 @pytest.mark.slow
@@ -198,7 +236,7 @@ for name in ("onnx onnxruntime onnxscript onnxsim ai_edge_litert litert_torch co
 from pgn_bench import gradient, gradient_cli, providers
 from pgn_bench.cli import app
 gradient.footprint = lambda build, task: None
-providers._compiled = lambda module: module
+providers._compiled = lambda pull, mode: pull
 app(["gradient", "--runtime", "torch", "--size", "32", "--rounds", "1", "--threads", "1",
      "--checkpoint", "pgn-nano", "--json"])
 """

@@ -22,6 +22,7 @@ from pgn.evaluate.peers import exact, halved, load_peers, mse, predicted
 from pgn.evaluate.skip_network import seeded_start
 from pgn.teachers import PerceptualLoss
 from pgn.teachers.lpips import LPIPS
+from pgn.teachers.trunk import TORCHVISION, VGGTrunk
 from pgn_export.parity import photos
 
 
@@ -67,12 +68,14 @@ def alex_weights(path: Path) -> Path:
 
 @pytest.mark.usefixtures("offline")
 def test_peers_without_weights_are_left_out_unless_asked_for(
-    teacher: PerceptualLoss, tmp_path: Path
+    teacher: PerceptualLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, left_out = load_peers(teacher, {})
+    with monkeypatch.context() as nothing_is_downloaded:
+        nothing_is_downloaded.setattr("torch.hub.urlopen", lambda *_: pytest.fail("a download"))
+        found, left_out = load_peers(teacher, {})
     assert list(found) == ["mse", "vgg19-half"]
     assert list(left_out) == ["vgg16", "vgg11", "lpips-alex"]
-    assert "no network" in left_out["vgg11"]
+    assert "--peer vgg11 to download them" in left_out["vgg11"]
     file = alex_weights(tmp_path / "alex.safetensors")
     found, left_out = load_peers(teacher, {"lpips-alex": str(file)})
     assert list(found) == ["mse", "vgg19-half", "lpips-alex"]
@@ -80,6 +83,17 @@ def test_peers_without_weights_are_left_out_unless_asked_for(
         load_peers(teacher, {"vgg11": None})
     with pytest.raises(PgnError, match="Did you mean 'vgg16'"):
         load_peers(teacher, {"vgg61": None})
+
+
+@pytest.mark.usefixtures("offline")
+def test_peers_of_an_earlier_download_are_there(teacher: PerceptualLoss, tmp_path: Path) -> None:
+    kept = tmp_path / "hub" / "checkpoints" / "vgg11-8a719046.pth"  # of torch.hub
+    kept.parent.mkdir(parents=True)
+    trunk = VGGTrunk("vgg11", TORCHVISION).state_dict()
+    torch.save({key.replace("convs", "features"): value for key, value in trunk.items()}, kept)
+    found, left_out = load_peers(teacher, {})
+    assert list(found) == ["mse", "vgg19-half", "vgg11"]
+    assert list(left_out) == ["vgg16", "lpips-alex"]
 
 
 @pytest.mark.usefixtures("offline")

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from pgn import PgnError
 from pgn_bench.cli import app
-from pgn_bench.report import page, paper, tables
+from pgn_bench.report import figures, page, paper, tables
 from pgn_bench.report.figures import draw
 from pgn_bench.report.settings import Setting, find_settings
-from pgn_bench.report.statements import HOLDS, check
+from pgn_bench.report.statements import CLOSE, HOLDS, SAME, check
 from pgn_bench.results import Result, load, parse, save
 
 NASTY = "$\\x_{$</script><script>alert(1)</script>|` *\"'\n\x00é☃"
@@ -99,6 +99,17 @@ def test_markdown_tables_are_whole(files: list[Path]) -> None:
     assert "<script" not in text.replace("\\<", "") and "| 108.84 | 54.36 | 36.24 |" in text
 
 
+def test_the_page_says_what_it_compares_and_what_is_too_close(tmp_path: Path) -> None:
+    save(gradient(pgn_resnet4=(190, 50, 1.34, 19.68)), tmp_path / "close.json")
+    done = report(tmp_path / "close.json", "-o", tmp_path)
+    assert f"1 statements of the paper: {CLOSE}" in done.stdout
+    page_text, markdown = ((tmp_path / name).read_text() for name in ("index.html", "report.md"))
+    assert page_text.count(f'<span class="verdict close">{CLOSE}</span>') == 1
+    for text in (page_text, markdown):
+        assert "at every call; here they are kept" in text and f"a factor of {SAME}" in text
+        assert "fp16, bf16 and int8 rows, too, are divided by that float32 time" in text
+
+
 def test_json_has_the_findings(files: list[Path]) -> None:
     done = report(files[0], "-o", files[0].parent / "report", "--json")
     found = json.loads(done.stdout)
@@ -152,7 +163,7 @@ def test_no_more_figures_than_a_page_can_hold(monkeypatch: pytest.MonkeyPatch) -
     assert len(made.figures) == len(asked) == page.MOST_FIGURES and len(made.measurements) == 100
 
 
-def test_the_figure_has_a_point_a_row_and_a_key_a_name() -> None:
+def test_the_figure_has_a_point_a_row_and_a_key_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*gradient().rows, row("pgn-lite", (9, 4, 1, 1), runtime="litert")]
     figure = draw(rows)
     (axes,) = figure.axes
@@ -160,6 +171,11 @@ def test_the_figure_has_a_point_a_row_and_a_key_a_name() -> None:
     wanted = np.array([(each.median_ms, (each.peak_bytes or 0) / 1e6) for each in rows])
     assert_close(places, wanted, 1e-12)
     (legend,) = figure.legends
+    half = replace(rows[0], provider="half", dtype="fp16")
+    setting = Setting(1, "", [*rows, half])
+    monkeypatch.setattr(figures, "to_svg", lambda figure: str(len(figure.axes[0].lines)))
+    assert figures.time_against_memory(setting) == str(len(rows)), "float32 alone"
+    assert figures.time_against_memory(Setting(1, "", [half])) is None
     names = [text.get_text() for text in legend.get_texts()]
     assert names == [*FIGURES, "pgn-lite", "torch", "litert"]
     colours = {line.get_color() for line in axes.lines}

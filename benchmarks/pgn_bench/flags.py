@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pgn import PgnError, command
+from pgn import GateError, PgnError, command
 from pgn.errors import unknown_name
 from pgn.files import check_folder
 from pgn_bench.providers import LOSSES
@@ -50,13 +51,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
 def deliver(
-    result: Result, output: Path | None, as_json: bool, show: Callable[[Result], None]
+    result: Result,
+    output: Path | None,
+    as_json: bool,
+    show: Callable[[Result], None],
+    left_out: Mapping[str, ValueError] | None = None,
 ) -> None:
     """Print the result, tell what is not in it, warn of noise; write it where that is asked for.
 
+    Args:
+        left_out: by label, why something was not measured; it goes into the result's settings.
+
     Raises:
         PgnError: the file cannot be written.
+        GateError: something was left out because it gave a wrong gradient.
     """
+    if left_out is not None:
+        told = {label: str(error) for label, error in left_out.items()}
+        result = replace(result, settings=result.settings | {"left_out": told})
     if as_json:
         typer.echo(json.dumps(result.plain(), indent=2))
     else:
@@ -67,6 +79,9 @@ def deliver(
         tell(warning)
     if output:
         save(result, output)
+    for error in (left_out or {}).values():
+        if isinstance(error, GateError):
+            raise error
 
 
 def tell(text: str) -> None:

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from pgn.files import atomic_path
-from pgn_bench.front import Point, pareto
+from pgn_bench.front import EXPORTED, Point, pareto
 
 COLOURS = {True: "tab:blue", False: "tab:orange"}  # of networks and of losses
 KINDS = {True: "PGN, one forward pass", False: "loss, forward and backward"}
@@ -43,7 +43,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
         axes.plot(x, y, "o", color=colour, markersize=MARKER, label=KINDS[kind])
     axes.set_xscale("log")
     axes.margins(0.15, 0.1)
-    axes.set_xlabel("milliseconds of one gradient")
+    axes.set_xlabel(f"milliseconds of one gradient, in {EXPORTED} unless named")
     axes.set_ylabel("cosine with the exact gradient")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
@@ -85,7 +85,7 @@ def _annotate(axes: Axes, point: Point, gap: float, direction: tuple[int, int]) 
     """The name, `gap` typographic points off; a line leads to it where that is far."""
     x, y = direction
     text = axes.annotate(
-        point.name,
+        point.name if point.runtime == EXPORTED else f"{point.name} ({point.runtime})",
         (point.timing.median_ms, point.cosine.mean),
         xytext=(gap * x, gap * y),
         textcoords="offset points",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from pgn import GateError, PgnError, command
+from pgn import PgnError, command
 from pgn_bench.flags import (
     NO_WEIGHTS,
     AsJson,
@@ -27,8 +27,9 @@ from pgn_bench.flags import (
     parse_weights,
 )
 from pgn_bench.gradient import photo_task, prepare, time_rows
+from pgn_bench.memory_forecast import within_memory
 from pgn_bench.providers import LOSSES, check_device
-from pgn_bench.providers_catalogue import NETWORKS, RUNTIMES, Wanted, catalogue
+from pgn_bench.providers_catalogue import NETWORKS, RUNTIMES, Provider, Wanted, catalogue
 from pgn_bench.providers_exported import Task
 from pgn_bench.quality import FIGURES
 from pgn_bench.results import Result, Row, fastest_exact, machine_name, setting_of
@@ -68,13 +69,10 @@ def gradient_command(
     wanted = Wanted(checkpoint, parse_weights(weights), chosen, runtimes)
     settings = {"rounds": rounds, "block": BLOCK, "photo": "bundled, blur 1.5"}
     tasks = [photo_task(size, count, device) for count in counts]
+    wanted, too_large = within_memory(wanted, tasks[0])
     rows, left_out = _measure(wanted, tasks, rounds)
-    told = {label: str(error) for label, error in left_out.items()}
-    result = Result("gradient", machine(), rows, settings | {"left_out": told})
-    deliver(result, output, as_json, print_table)
-    for error in left_out.values():
-        if isinstance(error, GateError):
-            raise error
+    result = Result("gradient", machine(), rows, settings)
+    deliver(result, output, as_json, print_table, too_large | left_out)
 
 
 def _measure(
@@ -90,10 +88,22 @@ def _measure(
         say = partial(progress.console.print, markup=False, highlight=False)
         for task in tasks:
             prepared = prepare(providers, task, say)
-            left_out.update(prepared.left_out)
+            left_out |= _by_threads(prepared.left_out, providers, task, len(tasks) > 1)
             bar = progress.add_task(f"timing, {task.threads} threads", total=rounds)
             rows += time_rows(prepared, task, rounds, partial(progress.advance, bar))
     return rows, left_out
+
+
+def _by_threads(
+    left_out: Mapping[str, ValueError], providers: Sequence[Provider], task: Task, swept: bool
+) -> dict[str, ValueError]:
+    """In a sweep, what failed at one number of threads is named by it; what could not be exported
+    is not to be had at any."""
+    of_all = {label for provider in providers for label in provider.left_out}
+    return {
+        label if label in of_all or not swept else f"{label}, threads {task.threads}": error
+        for label, error in left_out.items()
+    }
 
 
 def print_table(result: Result) -> None:

@@ -26,8 +26,8 @@ Build = Callable[[Task], Call]
 class Footprint:
     """Of one provider in a fresh process."""
 
-    cold_load_ms: float  # import of its runtime, reading, compiling: nothing was cached
-    warm_load_ms: float  # the same again in the same process
+    cold_load_ms: float  # from a process's start: interpreter, imports, reading, compiling
+    warm_load_ms: float  # reading and compiling again in the same process
     peak_bytes: int | None  # weights and working memory; None where nothing tells
     reserved_bytes: int | None = None  # of CUDA's caching allocator, all in all
 
@@ -39,20 +39,21 @@ def footprint(build: Build, task: Task) -> Footprint:
         Crashed: a signal ended that process.
         RuntimeInputError: it failed; with its last words.
     """
-    return Footprint(**call_apart(_watched, build, task))
+    return Footprint(**call_apart(_watched, build, task, time.time()))
 
 
-def _watched(build: Build, task: Task) -> dict[str, Any]:
-    return asdict(watch(build, task))
+def _watched(build: Build, task: Task, start: float) -> dict[str, Any]:
+    return asdict(watch(build, task, start))
 
 
-def watch(build: Build, task: Task) -> Footprint:
-    """What the child does.
+def watch(build: Build, task: Task, start: float) -> Footprint:
+    """What the child does; `start` is the moment, by `time.time()`, when it was asked for.
 
     It loads and calls twice: what stays when the first one is gone is its libraries'.
     """
     measure = _on_gpu if task.device == "cuda" else _resident
-    seconds, call = _built(build, task)
+    _, call = _built(build, task)
+    seconds = time.time() - start
     call()
     del call
     gc.collect()
@@ -63,6 +64,10 @@ def watch(build: Build, task: Task) -> Footprint:
 def _built(build: Build, task: Task) -> tuple[float, Call]:
     start = time.perf_counter()
     call = build(task)
+    if task.device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()  # weights are still on their way
     return time.perf_counter() - start, call
 
 

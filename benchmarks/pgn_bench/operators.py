@@ -1,7 +1,7 @@
 """Where the time of a gradient goes in ONNX Runtime: its own profiler, operator by operator.
 
-Beside it the fraction of this machine's rate for products of matrices that a gradient reaches, as a
-whole and inside its convolutions: the rest is memory, read and written again.
+Beside it the rate of a gradient, as a whole and inside its convolutions, as a fraction of the
+machine's reference rate, that of products of matrices.
 """
 
 from __future__ import annotations

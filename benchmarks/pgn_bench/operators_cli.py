@@ -49,8 +49,8 @@ def operators_command(
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """Profile gradients in ONNX Runtime, float32: time by operator, and how much of the machine's
-    rate for products of matrices each reaches.
+    """Profile gradients in ONNX Runtime, float32: time by operator, and the rate of each as a
+    fraction of a reference rate, this machine's for products of matrices.
     """
     chosen = parse_names("--losses", losses, LOSSES)
     wanted = Wanted(checkpoint, parse_weights(weights), chosen, (RUNTIME,), ("fp32",))
@@ -69,22 +69,23 @@ def operators_command(
             if ready.way.files
         ]
     if not rows:
-        reasons = "; ".join(prepared.reasons.values())
+        reasons = "; ".join(map(str, prepared.left_out.values()))
         raise PgnError(f"operators: nothing can be run here. {reasons}")
     rows = [_detailed(row, found, rate) for row, found in zip(rows, profiled, strict=True)]
-    settings = {"sgemm_gmacs": rate / 1e9, "left_out": prepared.reasons}
-    deliver(Result("operators", machine(), rows, settings), output, as_json, _print)
+    result = Result("operators", machine(), rows, {"sgemm_gmacs": rate / 1e9})
+    deliver(result, output, as_json, _print, prepared.left_out)
 
 
 def _detailed(row: Row, found: Sequence[Operator], rate: float) -> Row:
     """With the fractions of `rate`, multiply-accumulates a second, and milliseconds by operator."""
-    ideal = 1000 * (row.macs or 0) / rate
-    details = {
-        "sgemm_fraction": ideal / row.median_ms,
-        "products_sgemm_fraction": ideal / in_products(found),
+    at_reference_rate = 1000 * (row.macs or 0) / rate
+    details = row.details | {
+        "sgemm_fraction": at_reference_rate / row.median_ms,
         "operators_ms": {operator.name: operator.milliseconds for operator in found},
     }
-    return replace(row, details=row.details | details)
+    if milliseconds := in_products(found):
+        details["products_sgemm_fraction"] = at_reference_rate / milliseconds
+    return replace(row, details=details)
 
 
 def _print(result: Result) -> None:
@@ -95,15 +96,19 @@ def _print(result: Result) -> None:
             row.provider,
             f"{row.median_ms:.1f}" + (" ~" if row.noisy else ""),
             f"{(row.macs or 0) / 1e9:.2f}",
-            f"{100 * row.details['sgemm_fraction']:.0f} %",
-            f"{100 * row.details['products_sgemm_fraction']:.0f} %",
+            _percent(row, "sgemm_fraction"),
+            _percent(row, "products_sgemm_fraction"),
             ", ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in dearest),
         )
     command.stdout(120).print(table)
     row = result.rows[0]
     typer.echo(
         f"{machine_name(result.machine)}, threads: {row.threads}, {row.size}x{row.size}: "
-        f"{result.settings['sgemm_gmacs']:.0f} GMACs a second in products of matrices (sgemm); its "
-        f"products: the same fraction inside convolutions alone; Reorder: to and from the layout "
-        f"of convolutions"
+        f"{result.settings['sgemm_gmacs']:.0f} GMACs a second in products of matrices (sgemm), a "
+        f"reference and no bound; its products: the same fraction inside convolutions alone; "
+        f"Reorder: to and from the layout of convolutions"
     )
+
+
+def _percent(row: Row, name: str) -> str:
+    return f"{100 * row.details[name]:.0f} %" if name in row.details else ""

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import pgn
 from pgn import MissingExtraError, PgnError, backbones
-from pgn.evaluate.peers import exact
+from pgn.backbones import TargetBranch
+from pgn.evaluate.peers import Pull, exact
+from pgn.files import first_line
 from pgn.images import denormalise, normalise
 from pgn.model import closed_form
 from pgn.teachers import PerceptualLoss
 from pgn.teachers.lpips import LPIPS
 from pgn.teachers.trunk import TORCHVISION, VGGTrunk
 from pgn_bench.gradient_graph import gradient_graph
+from pgn_bench.precision import allow_tf32, autocast
 from pgn_bench.providers_exported import Call, Task
 
 LOSSES = ("vgg19", "vgg16", "vgg11", "lpips-alex")
@@ -34,12 +36,19 @@ RANDOM_WEIGHTS = {"weights": "random, time only"}  # what manifests and results 
 
 
 class Uncompiled(PgnError):
-    """torch.compile has no compiler on this machine."""
+    """torch.compile cannot be used on this machine."""
 
 
 def images(task: Task) -> tuple[Tensor, Tensor]:
-    """generated and target on the task's device; sets PyTorch's threads for the whole process."""
+    """generated and target on the task's device.
+
+    Sets PyTorch's threads for the whole process; on a GPU also full float32, and that cuDNN tries
+    its algorithms.
+    """
     torch.set_num_threads(task.threads)
+    if task.device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        allow_tf32(False)
     generated, target = (torch.from_numpy(image) for image in (task.generated, task.target))
     return generated.to(task.device), target.to(task.device)
 
@@ -48,7 +57,7 @@ def check_device(device: str) -> None:
     """Refuse a device that is not here.
 
     Raises:
-        PgnError: neither cpu nor cuda, or no GPU that PyTorch can use.
+        PgnError: neither cpu nor cuda; no GPU, or one that this build of PyTorch cannot use.
     """
     if device not in ("cpu", "cuda"):
         raise PgnError(f"--device: got '{device}', expected cpu or cuda.")
@@ -57,6 +66,14 @@ def check_device(device: str) -> None:
             f"--device cuda: PyTorch {torch.__version__} finds no GPU. Install a build of it with "
             f"CUDA, or leave the flag out."
         )
+    if device == "cuda":
+        try:
+            _use_gpu()
+        except RuntimeError as error:
+            raise PgnError(
+                f"--device cuda: PyTorch {torch.__version__} cannot use this GPU "
+                f"({first_line(error)}). Install a build of it for this GPU and its driver."
+            ) from None
 
 
 def load_loss(name: str, weights: str) -> PerceptualLoss:
@@ -100,16 +117,24 @@ def eager_loss(name: str, weights: str, channels_last: bool, task: Task) -> Call
     return _finished(partial(exact(loss)(target), generated), task)
 
 
-def compiled_loss(name: str, weights: str, dtype: str, task: Task) -> Call:
+def compiled_loss(
+    name: str, weights: str, dtype: str, task: Task, *, mode: str = "default"
+) -> Call:
     """`compiled_gradient` of a loss by its name."""
-    return compiled_gradient(load_loss(name, weights), dtype, task)
+    return compiled_gradient(load_loss(name, weights), dtype, task, mode=mode)
 
 
-def compiled_gradient(loss: PerceptualLoss, dtype: str, task: Task) -> Call:
-    """The exact gradient's graph, compiled; in bf16 by autocast.
+def compiled_gradient(
+    loss: PerceptualLoss, dtype: str, task: Task, *, mode: str = "default"
+) -> Call:
+    """The exact gradient's graph, compiled.
+
+    Args:
+        dtype: fp32, bf16 by autocast, or tf32 on a GPU.
+        mode: torch.compile's; "reduce-overhead" records CUDA graphs.
 
     Raises:
-        Uncompiled: nothing here can compile.
+        Uncompiled: it cannot be compiled here.
         PgnError: the machine does not compute in bf16.
     """
     generated, target = images(task)
@@ -117,19 +142,16 @@ def compiled_gradient(loss: PerceptualLoss, dtype: str, task: Task) -> Call:
     graph = gradient_graph(loss).eval().to(task.device)
     with torch.no_grad():
         features = loss.features(target)
-    fast = _compiled(graph)
-    casting = _autocast(dtype, task.device)
 
-    def call() -> Tensor:
-        with torch.no_grad(), casting():
-            gradient: Tensor = fast(generated, features)
-        return gradient.float()
+    def pull(generated: Tensor) -> Tensor:
+        gradient: Tensor = graph(generated, features)
+        return gradient
 
-    return _tried(_finished(call, task))
+    return _fast(pull, generated, dtype, mode, task)
 
 
 def ssim(task: Task) -> Call:
-    """The exact gradient of 1 - SSIM, by autograd through kornia's.
+    """The exact gradient of (1 - SSIM) / 2, by autograd through kornia's.
 
     Raises:
         MissingExtraError: kornia is not installed.
@@ -150,36 +172,84 @@ def ssim(task: Task) -> Call:
 
 
 def eager_network(name: str, task: Task) -> Call:
-    """`PGN.gradient`, as one would call it."""
+    """What `PGN.gradient` gives; what depends on the target alone is computed here."""
     generated, target = images(task)
-    net = load_network(name).to(task.device)
-    return _finished(partial(net.gradient, generated, target), task)
+    pull = network_pull(load_network(name).to(task.device), target)
+    return _finished(torch.no_grad()(partial(pull, generated)), task)
 
 
-def compiled_network(name: str, task: Task) -> Call:
-    """The same, its network compiled and its arguments unchecked.
+def compiled_network(name: str, dtype: str, task: Task, *, mode: str = "default") -> Call:
+    """The same, compiled. Arguments and errors as `compiled_gradient`."""
+    generated, target = images(task)
+    pull = network_pull(load_network(name).to(task.device), target)
+    return _fast(pull, generated, dtype, mode, task)
 
-    Raises:
-        Uncompiled: nothing here can compile.
+
+def network_pull(net: pgn.PGN, target: Tensor) -> Pull:
+    """generated -> `net.gradient(generated, target)`, unchecked; (N, 3, H, W) pixels both.
+
+    The target's branch, where a backbone has one of its own, is computed here, once.
     """
-    generated, target = images(task)
-    net = load_network(name).to(task.device)
-    fast = _compiled(net)
+    backbone = net.backbone
+    predict: Callable[..., Tensor] = backbone
+    of_target: Tensor | list[Tensor] = normalise(target)
+    if isinstance(backbone, TargetBranch):
+        predict = backbone.forward_cached
+        with torch.no_grad():
+            of_target = backbone.target_features(normalise(target))
 
-    @torch.no_grad()
-    def call() -> Tensor:
-        proxy = denormalise(fast(normalise(generated), normalise(target)))
+    def pull(generated: Tensor) -> Tensor:
+        u_generated = normalise(generated)
+        proxy = denormalise(net.proxy_of(predict(u_generated, of_target), u_generated))
         return closed_form(generated, target, proxy, net.config.alpha, 0.0)
 
-    return _tried(_finished(call, task))
+    return pull
 
 
-def _finished(call: Callable[[], Tensor], task: Task) -> Call:
-    """On a GPU a call returns before its result is there: wait for it."""
+def _use_gpu() -> None:
+    """Raises RuntimeError where there are no kernels for it."""
+    F.conv2d(torch.ones(1, 1, 3, 3, device="cuda"), torch.ones(1, 1, 3, 3, device="cuda"))
+    torch.cuda.synchronize()
+
+
+def _fast(pull: Pull, generated: Tensor, dtype: str, mode: str, task: Task) -> Call:
+    """`pull(generated)`, compiled, which happens at its first call, here."""
+    compiled = _compiled(pull, mode)
+    casting = autocast(dtype, task.device)
+
+    def call() -> Tensor:
+        with torch.no_grad(), casting():
+            return compiled(generated).float()
+
+    return _tried(_finished(call, task, dtype))
+
+
+def _compiled(pull: Pull, mode: str) -> Pull:
+    """For static shapes and apart from what else is compiled, as in a process of its own.
+
+    Raises:
+        Uncompiled: this PyTorch cannot keep it apart.
+    """
+    try:
+        found: Pull = torch.compile(  # type: ignore[call-overload]
+            pull, dynamic=False, isolate_recompiles=True, mode=mode
+        )
+    except TypeError:
+        raise Uncompiled(
+            f"torch.compile: PyTorch {torch.__version__} mixes what it compiles of several "
+            f"networks. Install 2.13 or newer."
+        ) from None
+    return found
+
+
+def _finished(call: Callable[[], Tensor], task: Task, dtype: str = "fp32") -> Call:
+    """On a GPU: in its precision, as calls of others take turns with it; a call returns before its
+    result is there, so wait for it."""
     if task.device != "cuda":
         return call
 
     def waited() -> Tensor:
+        allow_tf32(dtype == "tf32")
         gradient = call()
         torch.cuda.synchronize()
         return gradient
@@ -187,31 +257,23 @@ def _finished(call: Callable[[], Tensor], task: Task) -> Call:
     return waited
 
 
-def _compiled(module: nn.Module) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(module)
-    return compiled
-
-
 def _tried(call: Call) -> Call:
-    """Compilation happens at the first call."""
+    skipped = _graphs_skipped()
     try:
         call()
     except torch._dynamo.exc.TorchDynamoException as error:
         raise Uncompiled(
-            f"torch.compile cannot be used here ({type(error).__name__}). It needs a C++ compiler."
+            f"torch.compile cannot be used here: {type(error).__name__}: {first_line(error):.300} "
+            f"(it needs a C++ compiler; on a GPU also Triton, which not every build brings)."
         ) from None
+    if _graphs_skipped() > skipped:
+        raise Uncompiled("torch.compile: it records no CUDA graphs of this network here.")
     return call
 
 
-def _autocast(dtype: str, device: str) -> Callable[[], AbstractContextManager[object]]:
-    """Raises PgnError where the machine does not compute in it."""
-    if dtype == "fp32":
-        return nullcontext
-    on_cpu: Callable[[], bool] = torch.ops.mkldnn._is_mkldnn_bf16_supported
-    able = torch.cuda.is_bf16_supported if device == "cuda" else on_cpu
-    if not able():
-        raise PgnError("bf16: this machine does not compute in it.")
-    return partial(torch.autocast, device, torch.bfloat16)
+def _graphs_skipped() -> int:
+    """How often torch.compile was asked for CUDA graphs and went on without."""
+    return torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
 
 
 def _random_weights(name: str) -> dict[str, Tensor]:

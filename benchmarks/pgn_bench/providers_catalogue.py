@@ -29,6 +29,7 @@ from pgn_export.source import CACHED, TARGET_FEATURES, WHOLE, Options, Source
 NETWORKS = ("pgn-lite", "pgn-nano", "resnet4", "resnet6", "resnet8", "unet")
 RUNTIMES = ("torch", "onnxruntime", "litert")
 DTYPES = ("fp32", "fp16", "int8")  # of exports
+COMPILED = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16")}  # by device
 _TARGETS = {"onnxruntime": "onnx", "litert": "tflite"}
 
 
@@ -147,15 +148,12 @@ def _loss(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
         cost = _cost(reference(replace(task, device="cpu")), provider.parameters)
         compiled = partial(providers.compiled_loss, name, weights)
         provider.ways.append(Way("torch", "fp32", reference, cost))
-        provider.ways.append(
-            Way("torch.compile", "fp32", partial(compiled, "fp32"), Cost(cost.macs))
-        )
         if name == "vgg19":  # more forms of the one that matters most
             last = partial(providers.eager_loss, name, weights, True)
             provider.ways.append(Way("torch, channels last", "fp32", last, cost))
-            provider.ways.append(
-                Way("torch.compile", "bf16", partial(compiled, "bf16"), Cost(cost.macs))
-            )
+            provider.ways.extend(_compiled(compiled, cost.macs, task.device))
+        else:
+            provider.ways.append(_in_compiler(compiled, cost.macs))
     source = _source(exact_network(loss, provider.name, provider.random), task)
     provider.add_exports(source, wanted.runtimes, ("fp32",), folder / f"exact-{name}")
     return provider
@@ -183,9 +181,22 @@ def _network(name: str, wanted: Wanted, task: Task, folder: Path) -> Provider:
         provider.ways.append(Way("torch", "fp32", reference, cost))
         if task.device == "cuda":
             fast = partial(providers.compiled_network, name)
-            provider.ways.append(Way("torch.compile", "fp32", fast, Cost(cost.macs)))
+            provider.ways.extend(_compiled(fast, cost.macs, task.device))
     provider.add_exports(_source(net, task), wanted.runtimes, wanted.dtypes, folder / stem)
     return provider
+
+
+def _compiled(build: Callable[..., Call], macs: int, device: str) -> list[Way]:
+    """What torch.compile makes of `build(dtype, task, mode=...)` on a device."""
+    ways = [_in_compiler(build, macs, dtype) for dtype in COMPILED[device]]
+    if device == "cuda":
+        recorded = partial(build, "fp32", mode="reduce-overhead")
+        ways.append(Way("torch.compile, CUDA graphs", "fp32", recorded, Cost(macs)))
+    return ways
+
+
+def _in_compiler(build: Callable[..., Call], macs: int, dtype: str = "fp32") -> Way:
+    return Way("torch.compile", dtype, partial(build, dtype), Cost(macs))
 
 
 def _source(net: PGN, task: Task) -> Source:

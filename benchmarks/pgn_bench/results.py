@@ -53,7 +53,7 @@ class Row:
     calls: int
     cpu_ms: float | None = None  # of all threads, median of a call
     joules: float | None = None  # of the processor, of a call, where the system tells
-    load_ms: float | None = None  # until it can be called: reading, compiling, packing weights
+    load_ms: float | None = None  # from a process's start until it can be called
     peak_bytes: int | None = None  # weights and working memory, highest
     formula_bytes: int | None = None  # weights and live activations, by counting tensors
     file_bytes: int | None = None

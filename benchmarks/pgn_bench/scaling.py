@@ -1,11 +1,11 @@
 """How time and memory of a gradient grow with pixels and with the batch.
 
-Also which fraction each reaches of the machine's rate for matrix products, measured here: what a
-network of convolutions could reach if nothing else took time.
+Also the rate of each as a fraction of the machine's reference rate, that of products of matrices.
 """
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pgn import PgnError
 from pgn_bench.gradient import Say, photo_task, prepare, time_rows
 from pgn_bench.providers_catalogue import Wanted, catalogue
 from pgn_bench.providers_exported import Task
@@ -46,7 +47,7 @@ def points(sizes: Sequence[int], batches: Sequence[int]) -> list[Point]:
 
 def sweep(
     wanted: Wanted, where: Sequence[Point], threads: int, device: str, rate: float, say: Say
-) -> tuple[list[Row], dict[str, str]]:
+) -> tuple[list[Row], dict[str, ValueError]]:
     """Rows of every provider at every point, one after the other; what was left out, and why.
 
     Each point's memory is foreseen from the first one's: what would not fit is left out.
@@ -55,29 +56,55 @@ def sweep(
         rate: pgn_bench.peak's, of which each row's details tell the fraction that it reaches.
     """
     rows: list[Row] = []
-    left_out: dict[str, str] = {}
+    left_out: dict[str, ValueError] = {}
     for name in (*wanted.losses, *wanted.networks):
-        per_pixel = 0.0
+        first: Row | None = None
         for point in where:
             shown = f"{name}, {point.size} px, batch {point.batch}"
             say(shown)
-            needed, free = per_pixel * point.pixels, free_memory(device)
+            needed = forecast(first, point) if first else 0.0
+            free = free_memory(device)
             if needed > free:
-                left_out[shown] = f"needs about {needed / 2**30:.1f} GiB, free: {free / 2**30:.1f}."
+                left_out[shown] = too_much(needed, free)
                 continue
             task = photo_task(point.size, threads, device, point.batch)
-            found, reasons = _measure(_alone(wanted, name), task)
-            left_out |= {f"{shown}: {label}": reason for label, reason in reasons.items()}
+            found, errors = _measure(_alone(wanted, name), task)
+            left_out |= {f"{shown}: {label}": error for label, error in errors.items()}
             rows += [_with_fraction(row, rate) for row in found]
-            counted = [row.formula_bytes for row in found if row.formula_bytes]
-            per_pixel = per_pixel or MARGIN * max(counted, default=0) / point.pixels
+            counted = [row for row in found if row.formula_bytes]
+            first = first or max(counted, key=lambda row: row.formula_bytes or 0, default=None)
     return rows, left_out
+
+
+def forecast(first: Row, point: Point) -> float:
+    """`needed_bytes` at `point`, by what was counted at the first one."""
+    growth = point.pixels / (first.batch * first.size**2)
+    return needed_bytes(first.formula_bytes or 0, weight_bytes(first), growth)
+
+
+def too_much(needed: float, free: float) -> PgnError:
+    """Of bytes: why something is not measured."""
+    return PgnError(
+        f"needs about {needed / 2**30:.1f} GiB, free: {free / 2**30:.1f}. Give a smaller size."
+    )
+
+
+def needed_bytes(counted: int, weights: int, growth: float) -> float:
+    """Bytes that must be free for `growth` times the pixels at which `counted` ones were counted,
+    weights included; working memory grows with pixels, weights do not."""
+    return MARGIN * (weights + (counted - weights) * growth)
+
+
+def weight_bytes(row: Row) -> int:
+    """Of float32 weights, as all rows of a sweep have them."""
+    return 4 * (row.parameters or 0)
 
 
 def exponents(rows: Sequence[Row]) -> list[dict[str, float | str]]:
     """For every provider and runtime: k in time ~ pixels^k, memory ~ batch^k, and so on.
 
-    Fitted by least squares to logarithms; what has one point only is left out.
+    Fitted by least squares to logarithms; what has one point only is left out. Memory is working
+    memory: the peak without the weights, which do not grow.
     """
     smallest = min((row.size for row in rows), default=0)
     found = []
@@ -90,8 +117,9 @@ def exponents(rows: Sequence[Row]) -> list[dict[str, float | str]]:
         fitted: dict[str, float | str] = {"provider": provider, "runtime": runtime}
         for along, pairs in growth.items():
             times = [(x, row.median_ms) for x, row in pairs]
-            peaks = [(x, row.peak_bytes) for x, row in pairs if row.peak_bytes]
-            for what, values in (("time", times), ("memory", peaks)):
+            working = [(x, (row.peak_bytes or 0) - weight_bytes(row)) for x, row in pairs]
+            above = [(x, value) for x, value in working if value > 0]
+            for what, values in (("time", times), ("memory", above)):
                 if len(values) > 1:
                     fitted[f"{what} ~ {along}^"] = slope(values)
         found.append(fitted)
@@ -105,8 +133,12 @@ def slope(values: Sequence[tuple[float, float]]) -> float:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that can be had."""
-    return float(torch.cuda.mem_get_info()[0]) if device == "cuda" else available_memory()
+    """Bytes that can be had; on a GPU, once PyTorch has given back what it keeps for later."""
+    if device != "cuda":
+        return available_memory()
+    gc.collect()
+    torch.cuda.empty_cache()
+    return float(torch.cuda.mem_get_info()[0])
 
 
 def _alone(wanted: Wanted, name: str) -> Wanted:
@@ -114,17 +146,17 @@ def _alone(wanted: Wanted, name: str) -> Wanted:
     return replace(wanted, losses=losses, networks=[] if losses else [name])
 
 
-def _measure(wanted: Wanted, task: Task) -> tuple[list[Row], dict[str, str]]:
+def _measure(wanted: Wanted, task: Task) -> tuple[list[Row], dict[str, ValueError]]:
     """Rows of one provider, eager and as exported in float32."""
     with tempfile.TemporaryDirectory() as folder:
         (provider,) = catalogue(wanted, task, Path(folder))
         plain = [way for way in provider.ways if way.runtime in wanted.runtimes]
         prepared = prepare([replace(provider, ways=plain)], task, lambda _: None)
         rows = time_rows(prepared, task, ROUNDS)
-    return rows, prepared.reasons
+    return rows, prepared.left_out
 
 
 def _with_fraction(row: Row, rate: float) -> Row:
-    """`rate`: multiply-accumulates a second of the machine."""
+    """`rate`: the machine's reference rate, multiply-accumulates a second."""
     reached = (row.macs or 0) / (row.median_ms / 1000)
     return replace(row, details=row.details | {"sgemm_fraction": reached / rate})

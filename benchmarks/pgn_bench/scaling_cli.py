@@ -48,8 +48,8 @@ def scaling_command(
 ) -> None:
     """Time and memory of one gradient against pixels and batch: exact VGG-19, and PGNs.
 
-    Exponents are fitted to both; each time is also told as the fraction that it reaches of this
-    machine's rate for products of matrices.
+    Exponents are fitted to both; each rate is also told as a fraction of a reference rate, this
+    machine's for products of matrices.
     """
     check_device(device)
     runtimes = parse_names("--runtime", runtime, RUNTIMES)
@@ -65,12 +65,11 @@ def scaling_command(
             wanted, where, threads, device, rate, lambda text: status.update(escape(text))
         )
     settings = {
-        "left_out": left_out,
         "exponents": exponents(rows),
         "sgemm_gmacs": rate / 1e9,  # a second
     }
     result = Result("scaling", machine(), rows, settings)
-    deliver(result, output, as_json, _print)
+    deliver(result, output, as_json, _print, left_out)
 
 
 def _print(result: Result) -> None:
@@ -88,8 +87,10 @@ def _print(result: Result) -> None:
     command.stdout().print(table)
     for fitted in result.settings["exponents"]:
         shown = [f"{k}{v:.2f}" for k, v in fitted.items() if isinstance(v, float)]
-        typer.echo(f"{fitted['provider']}, {fitted['runtime']}: {', '.join(shown)}")
+        if shown:
+            typer.echo(f"{fitted['provider']}, {fitted['runtime']}: {', '.join(shown)}")
     typer.echo(
         f"{machine_name(result.machine)}: {result.settings['sgemm_gmacs']:.0f} GMACs a second in "
-        f"products of matrices; ~ noisy; peak: weights and working memory"
+        f"products of matrices (sgemm), a reference and no bound; ~ noisy; peak: weights and "
+        f"working memory; memory ~ pixels^, ~ batch^: of working memory alone"
     )

@@ -80,7 +80,7 @@ def _result(recipe: str, options: DistillOptions, found: Comparison) -> Result:
 
 
 def _print(options: DistillOptions, found: Comparison, result: Result) -> None:
-    table = Table("loop", "step, ms", "p90", "new images/s", "times", "learnt images/s", "times")
+    table = Table("loop", "step, ms", "p90", "new images/s", "times", "updates/s", "times")
     for name, speed in found.speeds.items():
         times = found.times(name)
         table.add_row(

@@ -15,6 +15,7 @@ from torch import Tensor
 from pgn.errors import PgnError, unknown_name
 from pgn.model import PGN
 from pgn.teachers import PerceptualLoss
+from pgn.teachers.weights import is_downloaded
 
 Pull = Callable[[Tensor], Tensor]  # generated -> gradient
 Towards = Callable[[Tensor], Pull]  # target -> its pull
@@ -22,7 +23,7 @@ Towards = Callable[[Tensor], Pull]  # target -> its pull
 MSE = "mse"
 HALF = "vgg19-half"
 WEIGHED = ("vgg16", "vgg11", "lpips-alex", "lpips-vgg")  # peers that need weights of their own
-DEFAULT = ("vgg16", "vgg11", "lpips-alex")
+DEFAULT = {"vgg16": "vgg16", "vgg11": "vgg11", "lpips-alex": "alexnet"}  # peer: its trunk
 
 
 def predicted(net: PGN) -> Towards:
@@ -68,27 +69,51 @@ def halved(loss: PerceptualLoss) -> Towards:
 def load_peers(
     teacher: PerceptualLoss, wanted: Mapping[str, str | None]
 ) -> tuple[dict[str, Towards], dict[str, str]]:
-    """MSE, the teacher at half resolution, the DEFAULT peers whose weights are here, and `wanted`.
+    """`beside` the teacher: `load_losses`; what is returned and raised is as there."""
+    losses, left_out = load_losses(wanted)
+    return beside(teacher, losses), left_out
+
+
+def beside(teacher: PerceptualLoss, losses: Mapping[str, PerceptualLoss]) -> dict[str, Towards]:
+    """The peers by name: MSE, the teacher at half resolution, and `losses`."""
+    exact_ones = {name: exact(loss) for name, loss in losses.items()}
+    return {MSE: mse, HALF: halved(teacher), **exact_ones}
+
+
+def load_losses(
+    wanted: Mapping[str, str | None],
+) -> tuple[dict[str, PerceptualLoss], dict[str, str]]:
+    """The DEFAULT peers whose weights are here, and `wanted`, for which alone some are downloaded.
 
     Args:
         wanted: {one of WEIGHED: its weights as PerceptualLoss takes them}.
 
     Returns:
-        the peers by name, and {name: why} of the default ones that are left out.
+        the losses by name, and {name: why} of the default ones that are left out.
 
     Raises:
         PgnError: a wanted peer is unknown, or its weights cannot be had.
     """
-    found: dict[str, Towards] = {MSE: mse, HALF: halved(teacher)}
+    found: dict[str, PerceptualLoss] = {}
     left_out = {}
     for name in wanted:
         if name not in WEIGHED:
             raise unknown_name("--peer", name, WEIGHED)
     for name in dict.fromkeys((*DEFAULT, *wanted)):
+        if name in wanted:
+            found[name] = PerceptualLoss(name, wanted[name])
+            continue
         try:
-            found[name] = exact(PerceptualLoss(name, wanted.get(name)))
+            found[name] = _without_download(name)
         except PgnError as error:
-            if name in wanted:
-                raise
             left_out[name] = str(error)
     return found, left_out
+
+
+def _without_download(name: str) -> PerceptualLoss:
+    """A DEFAULT peer: nobody asked for it, so nobody is to wait for its half a gigabyte."""
+    if not is_downloaded(DEFAULT[name]):
+        raise PgnError(
+            f"its weights are not here. Add --peer {name} to download them, or --peer {name}=FILE."
+        )
+    return PerceptualLoss(name)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeGuard
 
+import numpy as np
+
 from pgn_bench.results import Row, fastest_exact, setting_of
 
 MOST_OPERATORS = 6  # with columns of their own
@@ -27,8 +29,12 @@ class Column:
 
 
 def short(value: float) -> str:
-    """Three digits, never an exponent: 0.123, 12.3, 1,234."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Three digits, never an exponent: 0.123, 12.3, 1,234; what is below a billionth is 0."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return np.format_float_positional(
+        round(value, 9), precision=3, unique=False, fractional=False, trim="-"
+    )
 
 
 def general(rows: Sequence[Row]) -> list[Column]:
@@ -43,8 +49,8 @@ def general(rows: Sequence[Row]) -> list[Column]:
         Column("times faster", _times_faster(rows)),
         Column("new images/s", partial(_detail, "new_images_per_second")),
         Column("times, new", partial(_detail, "times_new")),
-        Column("learnt images/s", partial(_detail, "learnt_images_per_second")),
-        Column("times, learnt", partial(_detail, "times_learnt")),
+        Column("updates/s", partial(_detail, "learnt_images_per_second")),
+        Column("times, updates", partial(_detail, "times_learnt")),
         Column("joules", lambda row: _number(row.joules)),
         Column("of sgemm", partial(_percent, "sgemm_fraction")),
         Column("peak MB", lambda row: _number(row.peak_bytes, 1e6)),

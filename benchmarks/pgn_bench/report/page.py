@@ -17,14 +17,14 @@ from pgn_bench.report import paper, tables
 from pgn_bench.report.columns import short
 from pgn_bench.report.figures import time_against_memory
 from pgn_bench.report.settings import KINDS, Setting, find_settings
-from pgn_bench.report.statements import FAILS, HOLDS, SAME, Finding, check
+from pgn_bench.report.statements import CLOSE, FAILS, HOLDS, NOTE, Finding, check
 from pgn_bench.report.tables import Table
 from pgn_bench.results import Result, machine_name
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE, MARKDOWN = "index.html", "report.md"
 MOST_FIGURES = 24  # of some 50 kB each
-CLASSES = {HOLDS: "holds", FAILS: "fails"}  # in the page, of verdicts
+CLASSES = {HOLDS: "holds", FAILS: "fails", CLOSE: "close"}  # in the page, of verdicts
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
         "statements": {text: list(findings) for text, findings in by_statement},
         "classes": CLASSES,
         "most_figures": MOST_FIGURES,
-        "same": SAME,
+        "statements_note": NOTE,
         "measured": tables.MEASURED,
         "machines": [_machine(run, result) for run, result in enumerate(report.results, 1)],
         "version": __version__,
@@ -113,7 +113,7 @@ def _markdown(report: Report) -> str:
         for each in report.findings
     ]
     header = ("the paper says", "measured on", "runtime", "verdict", "figures")
-    statements = Table("The paper's statements", "", header, rows)
+    statements = Table("The paper's statements", NOTE, header, rows)
     shown = map(tables.markdown, [statements, report.costs, *report.measurements])
     note = tables.escape(tables.MEASURED)
     return "\n".join(["# pgn-edge: time and memory", "", note, "", *shown])

@@ -12,17 +12,25 @@ from pgn_bench.scaling import exponents
 
 MEASURED = (
     "Median and 90th percentile of one call, or of one step. Times faster: than the fastest "
-    "float32 form of exact VGG-19 of the same run and setting. Peak: weights and working "
+    "float32 form of exact VGG-19 of the same run and setting; fp16, bf16 and int8 rows, too, are "
+    "divided by that float32 time, so their ratios hold the gain of the lower precision besides "
+    "that of the network. Updates: images learnt, replayed ones again. Peak: weights and working "
     "memory, measured; counted: weights, and tensors that live at once. Joules: of the whole "
     "processor. Cosine: with the exact gradient of VGG-19, on the timed photo; suite, gap closed: "
     "as the card of a checkpoint tells. ~ noisy: other programs used the machine. "
     "* random weights: time and memory only. A table has no column of what was not measured in it."
 )
 SGEMM = (
-    "Medians of one call, float32. Of sgemm: multiply-accumulates a second, as a share of what a "
-    "product of large matrices reaches on this machine{rate}; its products: the same inside "
-    "convolutions and products of matrices alone. Then the milliseconds of a call by operator, as "
-    "ONNX Runtime's profiler tells them; Reorder: to and from the layout of convolutions."
+    "Medians of one call, float32. Of sgemm: multiply-accumulates a second, as a share of a "
+    "reference rate, that of the fastest product of large matrices on this machine{rate}; it is no "
+    "bound: a convolution by Winograd needs fewer products than are counted. Its products: the "
+    "same share inside convolutions and products of matrices alone. Then the milliseconds of a "
+    "call by operator, as ONNX Runtime's profiler tells them; Reorder: to and from the layout of "
+    "convolutions."
+)
+GROWTH = (
+    "Exponents fitted by least squares to logarithms: 1 is proportional. Memory: working memory "
+    "alone, the measured peak less the float32 weights, which do not grow."
 )
 TITLES = {
     "scaling": "all sizes and batches",
@@ -73,8 +81,7 @@ def growth(run: int, result: Result) -> Table:
     fitted = exponents(list(points.values()))
     names = list(dict.fromkeys(name for line in fitted for name in line))
     rows = [[_fitted(line.get(name, "")) for name in names] for line in fitted]
-    note = "Exponents fitted by least squares to logarithms: 1 is proportional."
-    return Table(f"Run {run}, growth: {machine_name(result.machine)}", note, names, rows)
+    return Table(f"Run {run}, growth: {machine_name(result.machine)}", GROWTH, names, rows)
 
 
 def markdown(table: Table) -> str:
