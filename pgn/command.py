@@ -7,6 +7,8 @@ import sys
 import typer
 from rich.console import Console
 
+INTERRUPTED = 130  # exit code of Ctrl-C, which typer catches
+
 stderr = Console(stderr=True)
 
 
@@ -22,9 +24,10 @@ def run(app: typer.Typer) -> None:
     """
     try:
         app()
-    except KeyboardInterrupt:
-        stderr.print("stopped")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            stderr.print("stopped")
+        raise
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):

@@ -79,9 +79,13 @@ class Kind:
                 metadata = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
+            advice = (
+                "It may be cut short: copy or train it again."
+                if path.suffix == ".safetensors"
+                else f"Expected a {self.suffixes} file."
+            )
             raise PgnError(
-                f"checkpoint: {path} is no readable .safetensors file ({error}). "
-                f"It may be cut short: copy or train it again."
+                f"checkpoint: {path} is no readable .safetensors file ({error}). {advice}"
             ) from None
         return self._described(metadata, path), state
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import pgn
 from pgn import PgnError
 from pgn.degrade import BESIDE, SUITE, to_pil
-from pgn.evaluate import situations
+from pgn.evaluate import alignment_cli, situations
 from pgn.evaluate.alignment import Row, alignment, suite_cosine, with_structure
 from pgn.evaluate.alignment_page import write_alignment_page
 from pgn.evaluate.alignment_report import Report, cell
@@ -164,7 +164,8 @@ def test_the_page_needs_no_other_file_and_shows_every_figure(
     measured: tuple[Report, list[Path]], teacher: PerceptualLoss, tmp_path: Path
 ) -> None:
     report, paths = measured
-    write_alignment_page(tmp_path, report, teacher, {"pgn-lite": pgn.load("pgn-lite")}, paths)
+    networks = {"pgn-lite": pgn.load("pgn-lite")}
+    write_alignment_page(tmp_path / "index.html", report, teacher, networks, paths)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     sources = re.findall(r'(?:src|href)="([^"]*)', page)
@@ -194,6 +195,21 @@ def test_the_command_prints_and_writes_what_it_measured(folder: Path, tmp_path: 
     quality = pgn.load(card / "pgn-lite.safetensors").info["quality"]
     assert quality["mean_cosine"] == printed["mean_cosine"]["pgn-lite"]["mean"]
     assert (out / "index.html").stat().st_size > 10_000
+    told = invoke(*flags, "-o", out, "--record", card).stdout.splitlines()[-3:]
+    wanted = (card / "pgn-lite.safetensors", out / "alignment.json", out / "index.html")
+    assert told == list(map(str, wanted))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(("--images", "gone"), "no folder gone"), (("-o", "/proc/none"), "cannot write to /proc")],
+)
+def test_folders_are_looked_at_before_any_weights(
+    flags: tuple[str, ...], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment_cli, "PerceptualLoss", lambda *_: pytest.fail("too early"))
+    done = invoke("--images", folder, *flags)
+    assert isinstance(done.exception, PgnError) and message in str(done.exception)
 
 
 @pytest.mark.usefixtures("offline")
@@ -202,6 +218,7 @@ def test_two_networks_of_one_name_stand_side_by_side(folder: Path, tmp_path: Pat
     flags = ("--images", folder, "--size", 32, "--situation", "degraded", "--count", 1)
     done = invoke(*flags, "--checkpoint", "pgn-lite", "--checkpoint", copy)
     assert done.exit_code == 0, done.output
+    assert "alignment.json" not in done.stdout, "nothing was written"
     figures = re.findall(r"^(\S+)  (\S+)$", done.stdout, re.M)
     assert figures[0][0] == figures[1][0] and figures[1][1] == str(copy)
 

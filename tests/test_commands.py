@@ -10,10 +10,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import Done, Type, photo_folder
 from PIL import Image
 
 import pgn
+from pgn.command import run as run_app
 from pgn.distill import loop
 
 BIN = Path(sys.executable).parent
@@ -51,7 +53,11 @@ def folder(tmp_path: Path) -> Path:
             "Did you mean 'pgn-lite'",
         ),
         (("pgn-export", "--target", "onnx", "--checkpoint", "gone.pth"), "no file gone.pth"),
-        (("pgn-export", "--target", "onnx", "--checkpoint", "net.safetensors"), "no readable"),
+        (("pgn-export", "--target", "onnx", "--checkpoint", "net.safetensors"), "may be cut short"),
+        (
+            ("pgn-export", "--target", "onnx", "--checkpoint", "bad/broken.png"),
+            "Expected a .safetensors or .pth file",
+        ),
         (("pgn-export", "--target", "onnx", "-o", "file/exports"), "cannot write to"),
         (("pgn-eval", "alignment", "--images", "empty"), "no .*jpg"),
         (("pgn-eval", "alignment", "--images", "bad"), "broken.png cannot be decoded"),
@@ -63,6 +69,12 @@ def folder(tmp_path: Path) -> Path:
         (("pgn-train", "--data", "bad", "-o", "run", "--backbone", "resnet5"), "Did you mean"),
         (("pgn-train", "--data", "bad", "-o", "run", "--teacher", "vgg91"), "Did you mean"),
         (("pgn-train", "--data", "good", "-o", "file/run"), "cannot write to file/run"),
+        (("pgn-train", "--data", "good", "-o", "x", "--set", "learning_rate=a"), "d a number"),
+        (("pgn-train", "avatar", "--data", "gone", "-o", "x"), "people: got gone"),
+        (
+            ("pgn-train", "avatar", "--data", "synthetic", "--holdout", "ann", "--dry-run"),
+            "holdout: got 'ann', expected one of synthetic-0",
+        ),
         (("pgn-train", "--data", "good", "-o", "x", "--set", "batch=4"), "3 . a multiple of 3"),
         (("pgn-train", "--data", "good", "-o", "x", "--set", "bacth=4"), "Did you mean 'batch'"),
         (("pgn-train", "--data", "good", "-o", "x", "--recipe", "lite-gpv"), "Did you mean"),
@@ -121,6 +133,32 @@ def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
+def test_photos_that_are_missing_are_told_before_the_settings(typed: Type) -> None:
+    done = typed("pgn-train", "--data", "/none", "-o", "/none")
+    assert done.stderr == "error: images: no folder /none. Check the path.\n"
+    done = typed("pgn-train", "--data", "/none", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_images_that_are_no_whole_number_of_steps_are_told(typed: Type) -> None:
+    done = typed("pgn-train", "--images", "200", "--dry-run")
+    assert "images: 192 of 200 will be seen: 16 steps of 12" in done.stderr
+    assert "of 192" not in typed("pgn-train", "--images", "192", "--dry-run").stderr
+
+
+def test_an_interrupt_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as words, pytest.raises(SystemExit) as ended:
+        words.setattr(sys, "argv", ["stop"])
+        run_app(app)
+    assert (ended.value.code, capfd.readouterr().err) == (130, "stopped\n")
+
+
 def test_a_path_full_of_markup_is_printed_as_it_is(typed: Type) -> None:
     done = typed("pgn-eval", "alignment", "--images", r"no\[/]x[bold]")
     assert done.returncode == 2 and r"no\[/]x[bold]" in done.stderr.replace("\n", "")
@@ -150,6 +188,7 @@ commands.{command}()
 def test_a_missing_extra_leaves_with_5_and_the_install_line(
     command: str, module: str, flags: list[str], extra: str, tmp_path: Path
 ) -> None:
+    photo_folder(tmp_path / "photos", 1, 32)
     code = HIDDEN.format(command=command, module=module, flags=flags)
     done = run("python", "-c", code, cwd=tmp_path)
     assert done.returncode == 5, done.stderr

@@ -22,6 +22,7 @@ from test_photos import faces, photos_of
 from pgn_runtime import Personalizer, fit_cli
 from pgn_runtime.fit_cli import main
 from pgn_runtime.landmarks import draw
+from pgn_runtime.page import _curve
 from pgn_runtime.photos import LANDMARKS, read_photos
 from pgn_runtime.state import FILE
 
@@ -128,6 +129,14 @@ def test_it_goes_on_where_it_was_and_begins_anew_when_asked(
     assert "with learning_rate 0.02, not 0.1" in capsys.readouterr().err
     assert fit("--steps", 5, "--learning-rate", 0.1, "--restart", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["seconds"]) == 5
+
+
+@pytest.mark.parametrize("largest", [0.0103, 0.000123, 1.23e-05])
+def test_the_curves_label_is_inside_the_picture(largest: float) -> None:
+    curve = _curve([largest, 0.0])
+    (end, label) = re.findall(r'<text x="(\d+)" y="14" text-anchor="end">(.*?)</text>', curve)[0]
+    assert float(label) == largest
+    assert int(end) >= 7 * len(label), "a digit of 12 px is up to 7 units wide"
 
 
 def test_a_stop_is_told_in_one_line(

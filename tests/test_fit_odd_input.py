@@ -79,6 +79,17 @@ def test_links_to_themselves_are_told(
     assert f"photos: {ring} cannot be read" in first and f"cannot write to {ring}" in second
 
 
+def test_a_file_in_place_of_a_folder_is_told(
+    pack: Path, photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    person, file = tmp_path / "person", photos / LANDMARKS
+    assert fit(pack, file, person) == 2 and not person.exists()
+    assert fit(pack, photos, person) == 0
+    capsys.readouterr()
+    assert main(["render", *map(str, (person, file, "-o", tmp_path / "drawn"))]) == 2
+    assert f"conditions: got the file {file}, expected a folder" in capsys.readouterr().err
+
+
 def test_results_do_not_go_among_the_conditions(photos: Path, tmp_path: Path, capsys: Any) -> None:
     pack = write_pack(tmp_path / "image.pgnpack", condition="image")
     conditions = photos_of(tmp_path / "drawings", 40, 40, faces(PHOTOS))

@@ -31,8 +31,8 @@ def test_the_papers_recipes_are_the_published_ones() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("batch = 'many'", "batch: got 'many', expected int"),
-        ("batch = true", "batch: got True, expected int"),
+        ("batch = 'many'", "batch: got 'many', expected a whole number"),
+        ("batch = true", "batch: got True, expected a whole number"),
         ("learning_rate = [1]", "learning_rate: got"),
         ("widths = [[1, 'a']]", "widths: got"),
         ("layers = {relu1_1 = 'a'}", "layers: got"),

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import assert_close, lesson, photo_folder
+from lightning_utilities.core import rank_zero
 from torch import Tensor
 
 import pgn
@@ -51,6 +53,15 @@ def options(folder: Path, tmp_path: Path) -> DistillOptions:
 
 def weights(path: Path) -> dict[str, Tensor]:
     return dict(pgn.load(path).backbone.state_dict())
+
+
+def test_fabric_says_nothing_among_our_words(
+    options: DistillOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[LogRecord] = []
+    monkeypatch.setattr(rank_zero.log, "handle", said.append)
+    loop.start_fabric(replace(options, precision="bf16"))
+    assert not said
 
 
 def test_alpha_is_found_so_that_residuals_are_of_order_one(options: DistillOptions) -> None:
@@ -97,7 +108,10 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_resumes_bit_for_bit(
-    kind: str, options: DistillOptions, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    options: DistillOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(loop, "REPORT_EVERY", 2)
     monkeypatch.setattr(surrogates_module, "RESET_PROBABILITY", 0.3)  # random states matter
@@ -112,6 +126,9 @@ def test_a_killed_run_resumes_bit_for_bit(
 
     with pytest.raises(KeyboardInterrupt):
         distil(killed, kill)
+    assert f"{killed.output} keeps the last save: the same command with --resume" in (
+        capsys.readouterr().err
+    )
     seen: list[int] = []
     resumed = distil(killed, lambda figures: seen.append(figures.images), resume=True)
     assert seen[-1] == 36 and seen[0] > 12, seen

@@ -135,7 +135,9 @@ def _convert_all(
     failures: list[PgnError] = []
     wanted = [(s, target, dtype) for s in sources for target in targets for dtype in dtypes]
     for source, target, dtype in wanted:
-        command.stderr.print(f"{target} {dtype} {source.shown_size}: up to date, or being made")
+        command.stderr.print(
+            f"{target} {dtype} {source.shown_size}: converting and measuring, unless up to date"
+        )
         try:
             results.append(convert(source, target, dtype, output))
         except (ConversionError, GateError, MissingExtraError) as error:

@@ -46,6 +46,8 @@ def avatar_command(
     flags = {"holdout": holdout, "images": images}
     chosen = RECIPES.resolve(recipe, flags, settings or [])
     options = AvatarOptions(data=data, output=output or Path("runs"), **chosen)
+    if data:
+        _check_sources(options)
     if dry_run:
         show_dry_run(options, lambda: _seconds_per_step(options))
         return
@@ -59,6 +61,12 @@ def _train(options: AvatarOptions, resume: bool) -> Path:
 
     with progress(options, _line) as report:
         return meta_train(options, report, resume=resume)
+
+
+def _check_sources(options: AvatarOptions) -> None:
+    from pgn.avatar.episodes import check_sources
+
+    check_sources(options)
 
 
 def _seconds_per_step(options: AvatarOptions) -> float:

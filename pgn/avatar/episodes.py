@@ -21,7 +21,7 @@ from pgn.avatar.landmarks import draw
 from pgn.avatar.options import SYNTHETIC, AvatarOptions
 from pgn.avatar.people import People, Person, Reader, few_shot, split
 from pgn.avatar.readers import read_people
-from pgn.avatar.rendered import rendered_people
+from pgn.avatar.rendered import Plan, planned_people, rendered_people
 from pgn.distill.data import Stream
 from pgn.distill.workers import stream_steps
 from pgn.errors import PgnError, unknown_name
@@ -66,12 +66,31 @@ def read_cast(options: AvatarOptions, rendered: Path) -> Cast:
     everybody = [_with_frames(people, options.shots + 1) for people in everybody]
     for people in everybody:
         people.draw(torch.Generator())  # a source without people is told before work begins
+    return _divided(everybody, options.holdout)
+
+
+def check_sources(options: AvatarOptions) -> None:
+    """See that there are people, and those to hold out among them, before anything is prepared.
+
+    Raises:
+        PgnError: no such source, nothing in it, or a name to hold out that none has.
+    """
+    plan = Plan(options.identities, options.poses, options.size)
+    everybody = [
+        planned_people(plan) if source == SYNTHETIC else read_people(source, options.size)
+        for source in options.sources
+    ]
+    _divided(everybody, options.holdout)
+
+
+def _divided(everybody: Sequence[People], holdout: Sequence[str]) -> Cast:
+    """The people of each source, into those to train on and those held out."""
     known = {name for people in everybody for name in people.names}
-    for name in sorted(set(options.holdout) - known):
+    for name in sorted(set(holdout) - known):
         raise unknown_name("holdout", name, sorted(known))
     cast = Cast([], [])
     for people in everybody:
-        names = [name for name in people.names if name in options.holdout]
+        names = [name for name in people.names if name in holdout]
         training, held_out = split(people, names) if names else (people, None)
         cast.training.append(training)
         if held_out:

@@ -75,6 +75,16 @@ def render_people(folder: Path, plan: Plan, workers: int) -> None:
         landmarks.flush()
 
 
+def planned_people(plan: Plan) -> People:
+    """The people of a plan, each rendered when asked for."""
+    return People(
+        {
+            f"synthetic-{seed}": partial(rendered_person, seed, plan.poses, plan.size)
+            for seed in range(plan.identities)
+        }
+    )
+
+
 def rendered_people(folder: Path) -> People:
     """The people in `folder`, each read from the disk when asked for."""
     count = len(_open(folder / IMAGES_NAME))

@@ -13,6 +13,8 @@ from pgn.distill import bank, recipes
 from pgn.distill.options import DistillOptions
 from pgn.distill.progress import progress, show_dry_run, show_settings
 from pgn.errors import PgnError
+from pgn.teachers import NAMES
+from pgn.teachers.pixelwise import LOSSES
 
 if TYPE_CHECKING:  # lightning takes seconds to import: --help and wrong settings do not wait
     from pgn.distill.loop import Figures
@@ -35,7 +37,7 @@ def train(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="vgg19, vgg16, vgg11, lpips-vgg, ssd, ncc, zncc, module:callable."),
+        typer.Option(help=f"{', '.join((*NAMES, *LOSSES))}, module:callable."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Teacher's: oxford, torchvision or a file.")
@@ -66,6 +68,8 @@ def train(
     if bank.is_bank(data):  # nothing is observed, so there is nothing to keep
         chosen |= {"replay": 0, "bank": 0}
     options = DistillOptions(data=data, output=output or Path("runs"), **chosen)
+    if data and not bank.is_bank(data):
+        _check_source(data)
     if dry_run:
         show_dry_run(options, lambda: _seconds_per_step(options))
         return
@@ -82,6 +86,12 @@ def _train(options: DistillOptions, resume: bool) -> Path:
 
     with progress(options, _line) as report:
         return distil(options, report, resume=resume)
+
+
+def _check_source(data: str) -> None:
+    from pgn.distill.data import check_source  # webdataset takes its time, too
+
+    check_source(data)
 
 
 def _seconds_per_step(options: DistillOptions) -> float:

@@ -57,6 +57,19 @@ class Photo(NamedTuple):
 Places = Iterable[Iterable[Photo]]  # of a step: for each place of the batch, a photo and stand-ins
 
 
+def check_source(source: str) -> None:
+    """See that there is something to read, before anything is prepared.
+
+    Args:
+        source: as of `photo_batches`.
+
+    Raises:
+        PgnError: no photos, or a missing shard.
+    """
+    if not shard_urls(source):
+        find_images(source)
+
+
 def photo_batches(source: str, canvas: int, stream: Stream, workers: int) -> Iterator[Batch]:
     """Photos for ever: step `stream.start` and all that follow.
 

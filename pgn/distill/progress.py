@@ -42,6 +42,7 @@ def progress(
 def show_dry_run(options: RunOptions, seconds_per_step: Callable[[], float]) -> None:
     """Settings on stdout; on stderr how long a run would take, where there is data to try it on."""
     typer.echo(to_toml(options))
+    _tell_rounding(options)
     if options.data:
         seconds = seconds_per_step() * options.steps
         command.stderr.print(f"about {timedelta(seconds=round(seconds))} on this machine")
@@ -52,3 +53,16 @@ def show_dry_run(options: RunOptions, seconds_per_step: Callable[[], float]) -> 
 def show_settings(options: RunOptions) -> None:
     """What a run begins with, on stderr."""
     command.stderr.print(to_toml(options), highlight=False, markup=False)
+    _tell_rounding(options)
+
+
+def _tell_rounding(options: RunOptions) -> None:
+    """Say where the images are no whole number of steps."""
+    seen = options.steps * options.world_batch
+    if seen != options.images:
+        command.stderr.print(
+            f"images: {seen} of {options.images} will be seen: {options.steps} steps of "
+            f"{options.world_batch}",
+            soft_wrap=True,
+            highlight=False,
+        )

@@ -6,6 +6,7 @@ A run's folder holds log.jsonl, state.pt, and at the end the checkpoint.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -162,6 +163,8 @@ def check_output(output: Path, *, resume: bool) -> None:
 def execute(run: Run[Learnt, Figures], report: Callable[[Figures], None], *, resume: bool) -> Path:
     """Begin or resume a run, and train to its end; returns the checkpoint's path.
 
+    Ctrl-C is passed on, once it is told how to go on.
+
     Raises:
         PgnError: the output cannot be written; what the run cannot resume from.
     """
@@ -171,8 +174,14 @@ def execute(run: Run[Learnt, Figures], report: Callable[[Figures], None], *, res
     else:
         run.begin()
         run.save_state()
-    run.train(report)
-    return run.finish()
+    try:
+        run.train(report)
+        return run.finish()
+    except KeyboardInterrupt:
+        if run.fabric.is_global_zero:
+            told = f"{run.output} keeps the last save: the same command with --resume goes on."
+            command.stderr.print(told, soft_wrap=True, highlight=False, markup=False)
+        raise
 
 
 def median_seconds(run: Run[Learnt, Figures]) -> float:
@@ -186,6 +195,8 @@ def median_seconds(run: Run[Learnt, Figures]) -> float:
 
 def start_fabric(options: RunOptions) -> Fabric:
     """Fabric with the processes and the precision that the options ask for, launched."""
+    for logger in ("lightning.fabric", "lightning.pytorch"):  # Fabric tells by either
+        logging.getLogger(logger).setLevel(logging.WARNING)  # what our settings have said
     bf16 = options.precision == "bf16" or (options.precision == "auto" and _computes_in_bf16())
     fabric = Fabric(
         devices=options.devices,

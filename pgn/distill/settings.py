@@ -15,6 +15,7 @@ from pgn.errors import PgnError, unknown_name
 from pgn.files import first_line
 
 _OF_A_RUN = ("data", "output")  # given on the command line
+_IN_WORDS = {float: "a number", int: "a whole number", str: "text"}
 
 
 class Recipes:
@@ -83,8 +84,8 @@ class Recipes:
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not _fits(value, wanted):
-            name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
-            raise PgnError(f"{key}: got {value!r}, expected {name}.")
+            expected = _IN_WORDS.get(wanted, str(wanted))
+            raise PgnError(f"{key}: got {value!r}, expected {expected}.")
         return value
 
     def _read_file(self, name_or_path: str) -> str:

@@ -47,7 +47,7 @@ def alignment_command(
         typer.Option(
             metavar="NAME[=WEIGHTS]",
             help=f"One of {', '.join(WEIGHED)}, its weights as for --weights or a file; repeat. "
-            f"Always there: {MSE}, {HALF}, and where their weights are to be had "
+            f"Always there: {MSE}, {HALF}, and where their weights are here "
             f"{', '.join(DEFAULT)}.",
         ),
     ] = PEERS,
@@ -70,17 +70,17 @@ def alignment_command(
     """
     _check(situation, checkpoint, record)
     networks = load_networks(checkpoint)
+    paths = find_images(images)[:count]
+    for folder in (output, record):
+        if folder:
+            check_folder(folder)
+    paths = with_structure(paths)
     teacher = PerceptualLoss("vgg19", weights)
     peers, left_out = load_peers(teacher, weights_of(peer))
     for name, reason in left_out.items():
         command.stderr.print(
             f"{name} is left out: {reason}", soft_wrap=True, markup=False, highlight=False
         )
-    paths = find_images(images)[:count]
-    for folder in (output, record):
-        if folder:
-            check_folder(folder)
-    paths = with_structure(paths)
     with command.stderr.status("fitting autoencoders"):
         drawn = situations.prepare(situation, teacher, paths, size)
     gradients = {name: predicted(net) for name, net in networks.items()} | peers
@@ -90,18 +90,23 @@ def alignment_command(
         rows = alignment(exact(teacher), gradients, drawn, paths, lambda: progress.advance(task))
     photos = [str(path.relative_to(images)) for path in paths]
     report = Report(teacher.source, photos, list(networks), list(peers), left_out, rows)
+    written: list[Path] = []
     if record:
         for name, net in networks.items():
             net.info["quality"] = report.card(name)
-            checkpoints.save(net, record / f"{Path(name).stem}.safetensors")
+            written.append(checkpoints.save(net, record / f"{Path(name).stem}.safetensors"))
     if output:
-        with atomic_path(output / "alignment.json") as temporary:
+        figures, page = output / "alignment.json", output / "index.html"
+        with atomic_path(figures) as temporary:
             temporary.write_text(_json(report.everything()), encoding="utf-8")
-        write_alignment_page(output, report, teacher, networks, paths)
+        write_alignment_page(page, report, teacher, networks, paths)
+        written += [figures, page]
     if as_json:
         typer.echo(_json(report.summary(), indent=2))
     else:
         _print(report)
+        for path in written:
+            typer.echo(path)
 
 
 def _check(situation: Sequence[str], checkpoint: Sequence[str], record: Path | None) -> None:

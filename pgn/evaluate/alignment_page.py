@@ -44,18 +44,18 @@ class Section:
 
 
 def write_alignment_page(
-    folder: Path,
+    path: Path,
     report: Report,
     teacher: PerceptualLoss,
     networks: Mapping[str, PGN],
     paths: Sequence[Path],
 ) -> None:
-    """Write folder/index.html, which needs no other file. `paths`: the report's photos."""
+    """Write the page, which needs no other file. `paths`: the report's photos."""
     size = max(report.sizes)
     sections = [_section(report, *item, report.gradients) for item in WITH_PEERS.items()]
     sections += [_section(report, *item, report.networks) for item in NETWORKS_ONLY.items()]
     write_page(
-        folder / "index.html",
+        path,
         Path(__file__).with_name("alignment.html"),
         {
             "report": report,

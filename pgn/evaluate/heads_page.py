@@ -17,7 +17,7 @@ from pgn.evaluate.heads_summary import Records, Row, has_diverged
 from pgn.pages import embed_png, write_page
 
 SHOWN = 2  # frames of each split
-HEADINGS = ("fitted with", "ms a step", "ms of the loss", "MiB of the loss", "diverged")
+HEADINGS = ("fitted with", "ms a step", "ms of the loss", "MB of the loss", "diverged")
 
 
 def write_heads_page(
@@ -70,8 +70,8 @@ def cost(row: Row) -> list[str]:
         "" if seconds is None else f"{1000 * seconds:.0f}"
         for seconds in (row.step_seconds, row.loss_seconds)
     ]
-    mebibytes = "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.0f}"
-    return [row.run, *milliseconds, mebibytes, str(row.diverged)]
+    megabytes = "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
+    return [row.run, *milliseconds, megabytes, str(row.diverged)]
 
 
 def _summary(row: Row, split: str) -> dict[str, Any]:

@@ -102,8 +102,8 @@ def _from_package(name: str) -> State:
     except (ImportError, RuntimeError, OSError) as error:
         # RuntimeError: a torchvision that does not fit torch; OSError: no network for its trunk
         raise PgnError(
-            f"{name}: the package lpips cannot be used here ({first_line(error)}). Give a file: "
-            f"PerceptualLoss('{name}', weights='lpips.safetensors'), or pip install lpips "
+            f"{name}: the package lpips cannot be used here ({first_line(error)}). Give a file "
+            f"of its weights (--weights FILE, or --peer {name}=FILE), or pip install lpips "
             f"torchvision."
         ) from None
     trunk = [k.rsplit(".", 1)[0] for k in reference if k.startswith("net.") and k.endswith("bias")]

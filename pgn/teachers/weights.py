@@ -28,7 +28,13 @@ _TORCHVISION_FILES = {  # the hexadecimal part is the start of the file's SHA-25
     "vgg19": "vgg19-dcbb9e9d.pth",
     "vgg16": "vgg16-397923af.pth",
     "vgg11": "vgg11-8a719046.pth",
+    "alexnet": "alexnet-owt-7be5be79.pth",  # which the package lpips downloads, as it does vgg16
 }
+
+
+def is_downloaded(name: str) -> bool:
+    """Are torchvision's weights of vgg19, vgg16, vgg11 or alexnet on this machine?"""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION_FILES[name]).is_file()
 
 
 def read_vgg(name: str, weights: str | Path) -> tuple[State, Preprocessing]:
@@ -100,8 +106,8 @@ def _download(name: str) -> State:
             )
     except (OSError, RuntimeError) as error:
         raise PgnError(
-            f"weights: {file} could not be downloaded ({error}). Without a network use "
-            f"weights='oxford' (vgg19) or the path of a file."
+            f"weights: {file} could not be downloaded ({error}). Without a network give "
+            f"a file's path as weights, or oxford (vgg19)."
         ) from None
     return state
 

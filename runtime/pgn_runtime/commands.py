@@ -36,3 +36,6 @@ def _start(module: str, extra: str) -> None:
             file=sys.stderr,
         )
         sys.exit(5)
+    except KeyboardInterrupt:  # while it imports; later the command tells it itself
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -59,15 +59,32 @@ def _fit_parser() -> argparse.ArgumentParser:
     parser.add_argument("pack", type=Path, help="NAME.pgnpack, made by pgn-export avatar")
     parser.add_argument("photos", type=Path, help="folder of photos, with landmarks.npz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the person")
-    parser.add_argument("--steps", type=int, help="the pack's, often 50")
-    parser.add_argument("--learning-rate", type=float, help="of Adam; the pack's")
-    parser.add_argument("--backend", choices=list(BACKENDS.values()), help="the first installed")
-    parser.add_argument("--threads", type=int, default=2, help="%(default)s")
-    parser.add_argument("--crop", choices=list(CROPS), default="face", help="%(default)s")
+    parser.add_argument("--steps", type=int, help="of Adam; default: the pack's, often 50")
+    parser.add_argument("--learning-rate", type=float, help="of Adam; default: the pack's")
+    parser.add_argument(
+        "--backend",
+        choices=list(BACKENDS.values()),
+        help="that runs the graphs; default: the first of these that is installed",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of the backend; default: %(default)s"
+    )
+    parser.add_argument(
+        "--crop",
+        choices=list(CROPS),
+        default="face",
+        help="of each photo: a square around the face, or the central one; default: %(default)s",
+    )
     parser.add_argument(
         "--conditions", type=Path, help="folder of pictures, one a photo, for packs without faces"
     )
-    parser.add_argument("--save-every", type=int, default=1, metavar="STEPS", help="%(default)s")
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=1,
+        metavar="STEPS",
+        help="steps that a fit which is stopped may lose; default: %(default)s",
+    )
     parser.add_argument("--restart", action="store_true", help="forget the fit in the folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
@@ -85,9 +102,16 @@ def _render_parser() -> argparse.ArgumentParser:
 
 
 def _check_places(options: argparse.Namespace) -> None:
-    """Results do not go among what is read, of which they would be a part the next time."""
+    """What is read is in folders. Results do not go there: the next time they would be read."""
     for name in ("photos", "conditions"):
-        if (read := getattr(options, name, None)) and _is_same(options.output, read):
+        if not (read := getattr(options, name, None)):
+            continue
+        if exists(read) and not read.is_dir():
+            raise RuntimeInputError(
+                f"{name}: got the file {read}, expected a folder of pictures or landmarks.npz, as "
+                f"{read.absolute().parent}"
+            )
+        if _is_same(options.output, read):
             raise RuntimeInputError(
                 f"output: {options.output} is the folder of the {name}. Choose another."
             )

@@ -15,7 +15,7 @@ import numpy as np
 
 from pgn_runtime.files import Pixels, atomic_path, to_picture
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 360, 180, 44, 22  # of the curve and its margins, SVG units
+WIDTH, HEIGHT, LEFT, BOTTOM = 360, 180, 64, 22  # of the curve and its margins, SVG units
 
 
 def write_page(path: Path, report: Mapping[str, Any], columns: Sequence[Pixels]) -> None:

@@ -40,6 +40,10 @@ SIZE = 256  # pixels
 NAME = f"pgn-lite-{SIZE}x{SIZE}-fp32-cached"  # of the artifacts
 BLUR = 4.0  # pixels, of the start
 OPTIONS = FitOptions()  # what python -m pgn_runtime does by default
+FREE_PIXELS = (
+    "Free pixels can reach any target, so MSE alone gets there too; a generator cannot, and there "
+    "the choice of loss decides."
+)
 
 Gradient = Callable[[Tensor], Tensor]  # (1, 3, H, W) pixels -> (1, 3, H, W)
 Judge = Callable[[Tensor], list[float]]  # (N, 3, H, W) pixels -> N true losses
@@ -119,7 +123,7 @@ def _fit(name: str, model: Path, output: Path, judge: Judge) -> Run:
 
 def _fit_in_torch(name: str, output: Path, judge: Judge, gradient: Gradient) -> Run:
     """The same fit along another gradient plus MSE, in PyTorch, for comparison."""
-    folder = output / name.split()[0]
+    folder = output / name.split()[0].rstrip(",")
     folder.mkdir(exist_ok=True)
     start, target = (read_image(output / f"{word}.png")[None] for word in ("start", "target"))
     image = start.clone()
@@ -149,6 +153,7 @@ def _show(output: Path, runs: list[Run], exports: Path, person: Person) -> None:
             f"{run.seconds_per_step * 1000:.1f} ms a step",
             highlight=False,
         )
+    Console(width=100).print(FREE_PIXELS)
     Console(width=100).print(
         f"avatar fitted to {person.frames} frames: MSE {person.mse_first:.4f} -> "
         f"{person.mse_last:.4f}, {person.steps} steps, {person.seconds:.0f} s, "
@@ -164,6 +169,7 @@ def _show(output: Path, runs: list[Run], exports: Path, person: Person) -> None:
                 {run.name: (run.steps, run.vgg19) for run in runs}, "step", "true VGG-19 loss"
             ),
             "runs": runs,
+            "free_pixels": FREE_PIXELS,
             "person": person,
             "proofs": _proofs(manifest["artifacts"]),
             "options": OPTIONS,
