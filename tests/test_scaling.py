@@ -66,16 +66,16 @@ def test_a_sweep_stops_before_the_memory_ends(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(scaling, "free_memory", lambda _: enough)
     wanted = Wanted(("net",), losses=(), runtimes=("torch",), dtypes=("fp32",))
     where = [Point(32, 1), Point(64, 1), Point(96, 1)]
-    rows, left_out = scaling.sweep(wanted, where, 1, "cpu", 1e9, lambda _: None)
+    rows, left_out = scaling.sweep(wanted, where, 1, "cpu", lambda _: None)
     assert [r.size for r in rows] == [32, 64] and {r.runtime for r in rows} == {"torch"}
     assert left_out.keys() == {"net, 96 px, batch 1"} and "GiB" in str(
         left_out["net, 96 px, batch 1"]
     )
     for each in rows:
-        fraction = each.details["sgemm_fraction"]
+        fraction = scaling.with_fraction(each, 1e9).details["sgemm_fraction"]
         assert fraction == pytest.approx(1e6 / (each.median_ms / 1000) / 1e9)
     monkeypatch.setattr(scaling, "free_memory", lambda _: enough - 1)
-    rows, left_out = scaling.sweep(wanted, where, 1, "cpu", 1e9, lambda _: None)
+    rows, left_out = scaling.sweep(wanted, where, 1, "cpu", lambda _: None)
     assert [r.size for r in rows] == [32] and len(left_out) == 2
 
 

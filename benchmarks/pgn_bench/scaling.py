@@ -46,14 +46,11 @@ def points(sizes: Sequence[int], batches: Sequence[int]) -> list[Point]:
 
 
 def sweep(
-    wanted: Wanted, where: Sequence[Point], threads: int, device: str, rate: float, say: Say
+    wanted: Wanted, where: Sequence[Point], threads: int, device: str, say: Say
 ) -> tuple[list[Row], dict[str, ValueError]]:
     """Rows of every provider at every point, one after the other; what was left out, and why.
 
     Each point's memory is foreseen from the first one's: what would not fit is left out.
-
-    Args:
-        rate: pgn_bench.peak's, of which each row's details tell the fraction that it reaches.
     """
     rows: list[Row] = []
     left_out: dict[str, ValueError] = {}
@@ -70,10 +67,16 @@ def sweep(
             task = photo_task(point.size, threads, device, point.batch)
             found, errors = _measure(_alone(wanted, name), task)
             left_out |= {f"{shown}: {label}": error for label, error in errors.items()}
-            rows += [_with_fraction(row, rate) for row in found]
+            rows += found
             counted = [row for row in found if row.formula_bytes]
             first = first or max(counted, key=lambda row: row.formula_bytes or 0, default=None)
     return rows, left_out
+
+
+def with_fraction(row: Row, rate: float) -> Row:
+    """`row` telling its fraction of the machine's reference rate, multiply-accumulates a second."""
+    reached = (row.macs or 0) / (row.median_ms / 1000)
+    return replace(row, details=row.details | {"sgemm_fraction": reached / rate})
 
 
 def forecast(first: Row, point: Point) -> float:
@@ -154,9 +157,3 @@ def _measure(wanted: Wanted, task: Task) -> tuple[list[Row], dict[str, ValueErro
         prepared = prepare([replace(provider, ways=plain)], task, lambda _: None)
         rows = time_rows(prepared, task, ROUNDS)
     return rows, prepared.left_out
-
-
-def _with_fraction(row: Row, rate: float) -> Row:
-    """`rate`: the machine's reference rate, multiply-accumulates a second."""
-    reached = (row.macs or 0) / (row.median_ms / 1000)
-    return replace(row, details=row.details | {"sgemm_fraction": reached / rate})
