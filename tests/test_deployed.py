@@ -15,7 +15,7 @@ from test_serve_page import browser, page, run, saved, serving, state  # noqa: F
 from pgn import PGN, PGNConfig
 from pgn_bench import deployed
 from pgn_bench.report.settings import find_settings
-from pgn_bench.report.statements import FAILS, HOLDS, MISSING, check
+from pgn_bench.report.statements import CLOSE, FAILS, HOLDS, MISSING, check
 from pgn_bench.results import EXACT, Result, load
 from pgn_bench.serve import jobs
 from pgn_export import export
@@ -28,7 +28,7 @@ PEERS = {
 def verdicts(result: Result) -> list[bool]:
     """Whether each statement, in its order, was judged at all."""
     found = [finding.verdict for finding in check(find_settings([result]))]
-    assert set(found) <= {HOLDS, FAILS, MISSING}
+    assert set(found) <= {HOLDS, FAILS, CLOSE, MISSING}
     return [verdict != MISSING for verdict in found]
 
 
